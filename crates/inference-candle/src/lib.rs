@@ -1,0 +1,9 @@
+//! Language models on Candle (draft head; the manual follows).
+
+mod kv_cache;
+mod ops;
+mod weight;
+
+pub use kv_cache::{KvCache, KvLayout};
+pub use ops::{Activation, AttentionSpec, BatchView, Linear, Ops};
+pub use weight::{Weight, WeightBytes};

@@ -1,0 +1,140 @@
+//! The operations that a device provides.
+
+use std::fmt;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use inference_core::Result;
+use inference_engine::StepSequence;
+
+use crate::{KvCache, KvLayout, Weight};
+
+/// An affine map, `[tokens, in] -> [tokens, out]`: dense, quantized, or
+/// wrapped by an adapter.
+pub trait Linear: Send + Sync + fmt::Debug {
+    /// Input features.
+    fn in_features(&self) -> usize;
+
+    /// Output features.
+    fn out_features(&self) -> usize;
+
+    /// `x · Wᵀ + b`; `x` is f32 `[tokens, in]`, the result f32 `[tokens, out]`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Engine`](inference_core::ErrorKind::Engine).
+    fn forward(&self, x: &Tensor) -> Result<Tensor>;
+}
+
+/// How the gate of an MLP is activated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// The tanh approximation of GELU.
+    GeluTanh,
+    /// GELU with the error function.
+    Gelu,
+    /// `max(x, 0)`.
+    Relu,
+}
+
+/// How one layer attends.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttentionSpec {
+    /// Query heads.
+    pub num_heads: usize,
+    /// Key/value heads; query head `h` reads `h / (num_heads / num_kv_heads)`.
+    pub num_kv_heads: usize,
+    /// Size of one head.
+    pub head_dim: usize,
+    /// Factor on `q · k`.
+    pub scale: f32,
+    /// `cap * tanh(score / cap)`, where set.
+    pub softcap: Option<f32>,
+    /// A query at position `p` sees keys at positions greater than
+    /// `p - window` only, where set.
+    pub window: Option<usize>,
+}
+
+/// Where the tokens of a step stand.
+#[derive(Debug)]
+pub struct BatchView<'a> {
+    /// The sequences, which cover the step's tokens in order.
+    pub sequences: &'a [StepSequence],
+    /// The position of each token in its sequence, `[tokens]`.
+    pub positions: &'a [usize],
+}
+
+/// The operations of one device.
+///
+/// The first group makes what a model holds; the second computes. Activations
+/// are f32 tensors on [`device`](Self::device), contiguous unless said
+/// otherwise. Every method has a plain-Candle default ([`crate::reference`])
+/// that can be differentiated and is the oracle of tests; a backend overrides
+/// where it gains, with results that do not depend on which other tokens are
+/// in the batch.
+pub trait Ops: Send + Sync + fmt::Debug {
+    /// The device that tensors live on.
+    fn device(&self) -> &Device;
+
+    /// An affine map from a `[out, in]` weight and an `[out]` bias.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidModel`](inference_core::ErrorKind::InvalidModel)
+    /// for shapes that do not fit or a type that is not supported.
+    fn linear(&self, weight: &Weight, bias: Option<&Weight>) -> Result<Arc<dyn Linear>>;
+
+    /// A KV pool.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`](inference_core::ErrorKind::Unsupported) for
+    /// a type of element that is not implemented,
+    /// [`ErrorKind::Exhausted`](inference_core::ErrorKind::Exhausted) where
+    /// memory does not suffice.
+    fn kv_cache(&self, layout: &KvLayout) -> Result<Box<dyn KvCache>>;
+
+    /// Rows of the `[vocab, hidden]` table, widened to f32: `[tokens, hidden]`.
+    /// Ids are in range.
+    fn embedding(&self, table: &Weight, ids: &[u32]) -> Result<Tensor>;
+
+    /// Root mean square norm over the last dimension of `x`, times `weight`
+    /// (f32, `[last]`). Zhang & Sennrich, 2019.
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor>;
+
+    /// Rotates pairs `(i, i + rot/2)` of the first `rot` elements of each head
+    /// of `x` (`[tokens, heads, head_dim]`) by the angles of `cos` and `sin`
+    /// (`[tokens, rot/2]`); the rest of the head is unchanged. Su et al., 2021.
+    fn rope(&self, x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor>;
+
+    /// Causal attention: `q` is `[tokens, heads, head_dim]`, `k` and `v` are
+    /// `[tokens, kv_heads, head_dim]`, the result is `[tokens, heads * head_dim]`.
+    ///
+    /// With `cache` (the pool, and the layer to use), `k` and `v` are first
+    /// stored at their sequences' block tables, and queries see all earlier
+    /// positions. Without, the step's own tokens are all there is, and every
+    /// sequence begins at position 0.
+    fn attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        cache: Option<(&mut dyn KvCache, usize)>,
+        batch: &BatchView<'_>,
+        spec: &AttentionSpec,
+    ) -> Result<Tensor>;
+
+    /// `activation(gate) * up`, elementwise.
+    fn gated_activation(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        activation: Activation,
+    ) -> Result<Tensor>;
+
+    /// `x + y * scale`, elementwise: the residual connection.
+    fn add_scaled(&self, x: &Tensor, y: &Tensor, scale: f32) -> Result<Tensor>;
+}

@@ -1,0 +1,325 @@
+//! The one error type of the workspace.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The result of every fallible call of the contract.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A shared, type-erased cause.
+///
+/// Causes are shared so that one engine failure can be reported to every
+/// request that was waiting for it.
+pub type Source = Arc<dyn std::error::Error + Send + Sync + 'static>;
+
+/// What went wrong, coarse enough to branch on.
+///
+/// The kind decides what a caller can do; the [`Error`] itself says which
+/// thing, what was expected and what was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// No backend crate is linked in or registered.
+    NoBackendRegistered,
+    /// Backends are registered, none of them can run on this machine.
+    NoBackendAvailable,
+    /// No backend has the name that was asked for.
+    UnknownBackend,
+    /// The named backend exists but cannot run on this machine.
+    BackendUnavailable,
+    /// A model's files are missing, malformed or inconsistent.
+    InvalidModel,
+    /// The model is well formed, but this software does not implement it.
+    UnsupportedModel,
+    /// The model or backend lacks an optional ability.
+    Unsupported,
+    /// An option holds a value outside its accepted range.
+    InvalidOption,
+    /// A prompt, message, token id or other request input is not acceptable.
+    InvalidInput,
+    /// A bounded resource (context, KV budget, queue) cannot hold the request.
+    Exhausted,
+    /// The model was closed.
+    Closed,
+    /// Reading or writing failed.
+    Io,
+    /// The engine or device failed while it was computing.
+    Engine,
+}
+
+/// Why a call failed: what, where, what was expected and what was found.
+///
+/// Errors are cheap to clone, because one engine failure answers every request
+/// that was running. Branch on [`Error::kind`]; print with `{}` for the
+/// message, and walk [`std::error::Error::source`] for the causes.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The registry is empty.
+    #[error(
+        "no backend is registered: link one with `use inference_cpu as _;` or call its `register`"
+    )]
+    NoBackendRegistered,
+
+    /// Every registered backend is unavailable.
+    #[error("no registered backend is available: {}", Reasons(.reasons))]
+    NoBackendAvailable {
+        /// Backend name and why it cannot run here, in automatic order.
+        reasons: Vec<(String, String)>,
+    },
+
+    /// No backend is registered under this name.
+    #[error("unknown backend `{name}`; registered: {}", List(.known))]
+    UnknownBackend {
+        /// The name that was asked for.
+        name: String,
+        /// The names that are registered, sorted.
+        known: Vec<String>,
+    },
+
+    /// The backend is registered but cannot run on this machine.
+    #[error("backend `{name}` is unavailable: {reason}")]
+    BackendUnavailable {
+        /// The backend's name.
+        name: String,
+        /// Why it cannot run here.
+        reason: String,
+    },
+
+    /// A backend could not load a model; the source says why.
+    #[error("backend `{backend}` could not load {model}")]
+    Load {
+        /// The backend that tried.
+        backend: String,
+        /// The model's path, or what else names it.
+        model: String,
+        /// The cause; its kind is this error's kind.
+        #[source]
+        source: Box<Error>,
+    },
+
+    /// A model's file, field or tensor is missing, malformed or inconsistent.
+    #[error("{file}: {what}: expected {expected}, found {found}")]
+    InvalidModel {
+        /// The file, relative to the model where that is clear.
+        file: String,
+        /// The field, tensor or part of the file.
+        what: String,
+        /// What would have been accepted.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+
+    /// A well-formed model that is not implemented.
+    #[error("{file}: {what} `{found}` is not supported; supported: {supported}")]
+    UnsupportedModel {
+        /// The file that names the feature.
+        file: String,
+        /// The field, for example `model_type` or `rope_scaling.rope_type`.
+        what: String,
+        /// The value of that field.
+        found: String,
+        /// What is implemented.
+        supported: String,
+    },
+
+    /// An optional ability that this backend or model does not have.
+    #[error("{subject} does not support {ability}")]
+    Unsupported {
+        /// The backend or model.
+        subject: String,
+        /// The ability, by capability id or option name.
+        ability: String,
+    },
+
+    /// An option outside its range.
+    #[error("invalid option `{field}` = {value}: expected {expected}")]
+    InvalidOption {
+        /// The option's field name.
+        field: &'static str,
+        /// The value that was given.
+        value: String,
+        /// The accepted range.
+        expected: String,
+    },
+
+    /// A request's input that cannot be used.
+    #[error("invalid {what}: expected {expected}, found {found}")]
+    InvalidInput {
+        /// The part of the input.
+        what: String,
+        /// What would have been accepted.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
+
+    /// A chat template that raised or could not be rendered.
+    #[error("chat template of {file} failed: {message}")]
+    Template {
+        /// Where the template comes from.
+        file: String,
+        /// The template's own message, with the line where it is known.
+        message: String,
+    },
+
+    /// A bounded resource that cannot hold the request.
+    #[error("{resource} exhausted: {needed} needed, {available} available")]
+    Exhausted {
+        /// The resource, with its unit.
+        resource: String,
+        /// How much the request needs.
+        needed: u64,
+        /// How much there is.
+        available: u64,
+    },
+
+    /// The model was closed before or while the request ran.
+    #[error("the model is closed")]
+    Closed,
+
+    /// Reading or writing failed.
+    #[error("{path}: {action} failed")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was being done, for example `open`.
+        action: &'static str,
+        /// The operating system's error.
+        #[source]
+        source: Arc<std::io::Error>,
+    },
+
+    /// The engine or device failed while computing.
+    #[error("{context}")]
+    Engine {
+        /// What was being computed.
+        context: String,
+        /// The cause, where there is one.
+        #[source]
+        source: Option<Source>,
+    },
+}
+
+impl Error {
+    /// The kind to branch on.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoBackendRegistered => ErrorKind::NoBackendRegistered,
+            Self::NoBackendAvailable { .. } => ErrorKind::NoBackendAvailable,
+            Self::UnknownBackend { .. } => ErrorKind::UnknownBackend,
+            Self::BackendUnavailable { .. } => ErrorKind::BackendUnavailable,
+            Self::Load { source, .. } => source.kind(),
+            Self::InvalidModel { .. } => ErrorKind::InvalidModel,
+            Self::UnsupportedModel { .. } => ErrorKind::UnsupportedModel,
+            Self::Unsupported { .. } => ErrorKind::Unsupported,
+            Self::InvalidOption { .. } => ErrorKind::InvalidOption,
+            Self::InvalidInput { .. } | Self::Template { .. } => ErrorKind::InvalidInput,
+            Self::Exhausted { .. } => ErrorKind::Exhausted,
+            Self::Closed => ErrorKind::Closed,
+            Self::Io { .. } => ErrorKind::Io,
+            Self::Engine { .. } => ErrorKind::Engine,
+        }
+    }
+
+    /// A malformed or inconsistent model file.
+    pub fn invalid_model(
+        file: impl Into<String>,
+        what: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> Self {
+        Self::InvalidModel {
+            file: file.into(),
+            what: what.into(),
+            expected: expected.into(),
+            found: found.into(),
+        }
+    }
+
+    /// A model feature that is not implemented.
+    pub fn unsupported_model(
+        file: impl Into<String>,
+        what: impl Into<String>,
+        found: impl Into<String>,
+        supported: impl Into<String>,
+    ) -> Self {
+        Self::UnsupportedModel {
+            file: file.into(),
+            what: what.into(),
+            found: found.into(),
+            supported: supported.into(),
+        }
+    }
+
+    /// An ability that `subject` lacks.
+    pub fn unsupported(subject: impl Into<String>, ability: impl Into<String>) -> Self {
+        Self::Unsupported { subject: subject.into(), ability: ability.into() }
+    }
+
+    /// An option outside its range.
+    pub fn invalid_option(
+        field: &'static str,
+        value: impl fmt::Display,
+        expected: impl Into<String>,
+    ) -> Self {
+        Self::InvalidOption { field, value: value.to_string(), expected: expected.into() }
+    }
+
+    /// A request input that cannot be used.
+    pub fn invalid_input(
+        what: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> Self {
+        Self::InvalidInput { what: what.into(), expected: expected.into(), found: found.into() }
+    }
+
+    /// A failed read or write of `path`.
+    pub fn io(path: impl Into<PathBuf>, action: &'static str, source: std::io::Error) -> Self {
+        Self::Io { path: path.into(), action, source: Arc::new(source) }
+    }
+
+    /// A failure while computing, with its cause.
+    pub fn engine(
+        context: impl Into<String>,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self::Engine { context: context.into(), source: Some(Arc::new(source)) }
+    }
+
+    /// A failure while computing that has no further cause.
+    pub fn engine_message(context: impl Into<String>) -> Self {
+        Self::Engine { context: context.into(), source: None }
+    }
+}
+
+/// Formats a list of names, or `none`.
+struct List<'a>(&'a [String]);
+
+impl fmt::Display for List<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("none");
+        }
+        f.write_str(&self.0.join(", "))
+    }
+}
+
+/// Formats `name (reason)` pairs.
+struct Reasons<'a>(&'a [(String, String)]);
+
+impl fmt::Display for Reasons<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (name, reason)) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("; ")?;
+            }
+            write!(f, "{name} ({reason})")?;
+        }
+        Ok(())
+    }
+}

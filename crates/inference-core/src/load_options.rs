@@ -1,0 +1,259 @@
+//! What a caller asks of loading a model.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::{Error, ProbeBus, ProgressSink, Result};
+
+/// A model's files, embedded in a binary: file name and content.
+pub type EmbeddedFiles = &'static [(&'static str, &'static [u8])];
+
+/// Where a model comes from. Loading never touches the network.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ModelSource {
+    /// A folder (or file) on this machine.
+    Path(PathBuf),
+    /// Files embedded in the binary, by name, as they would lie in a folder.
+    Embedded(EmbeddedFiles),
+}
+
+impl fmt::Debug for ModelSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ModelSource({self})")
+    }
+}
+
+impl fmt::Display for ModelSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "{}", path.display()),
+            Self::Embedded(_) => f.write_str("the embedded model"),
+        }
+    }
+}
+
+impl From<&str> for ModelSource {
+    fn from(path: &str) -> Self {
+        Self::Path(path.into())
+    }
+}
+
+impl From<&Path> for ModelSource {
+    fn from(path: &Path) -> Self {
+        Self::Path(path.to_owned())
+    }
+}
+
+impl From<PathBuf> for ModelSource {
+    fn from(path: PathBuf) -> Self {
+        Self::Path(path)
+    }
+}
+
+impl From<EmbeddedFiles> for ModelSource {
+    fn from(files: EmbeddedFiles) -> Self {
+        Self::Embedded(files)
+    }
+}
+
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum KvDtype {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit IEEE floats.
+    F16,
+    /// 16-bit brain floats.
+    Bf16,
+    /// 8-bit blocks of 32 with one scale each.
+    Q8_0,
+}
+
+/// A type that dense weights can be quantized to while they load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum QuantizeType {
+    /// 8 bits, blocks of 32.
+    Q8_0,
+    /// 4 bits, blocks of 32.
+    Q4_0,
+    /// 4 bits, superblocks of 256.
+    Q4K,
+    /// 6 bits, superblocks of 256.
+    Q6K,
+}
+
+/// Options of loading a model. Every field is optional; an option that a
+/// backend cannot honour is refused by name, never ignored.
+///
+/// ```
+/// use inference_core::{KvDtype, LoadOptions};
+///
+/// let options = LoadOptions::new()
+///     .with_backend("cpu")
+///     .with_context_len(2048)
+///     .with_parallel_slots(8)
+///     .with_threads(2)
+///     .with_kv_dtype(KvDtype::F32);
+/// options.validate()?;
+/// # Ok::<(), inference_core::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct LoadOptions {
+    /// The backend's name. Default: the first available in automatic order.
+    pub backend: Option<String>,
+    /// Longest sequence (prompt and output), in tokens, 1 up to the model's
+    /// own limit. Default: the model's limit, within the KV budget.
+    pub context_len: Option<usize>,
+    /// Layers kept on the accelerator; -1 means all. Default: -1. A backend
+    /// that cannot split a model refuses any other value.
+    pub gpu_layers: Option<i32>,
+    /// Most sequences that run at once, at least 1. Default: the backend's.
+    pub parallel_slots: Option<usize>,
+    /// An adapter to apply, loaded with the model.
+    pub adapter_path: Option<PathBuf>,
+    /// Quantize dense weights to this type while loading.
+    pub quantize: Option<QuantizeType>,
+    /// How keys and values are stored. Default: the backend's.
+    pub kv_dtype: Option<KvDtype>,
+    /// Bytes for keys and values, fixed at load. Default: what
+    /// `parallel_slots` sequences of `context_len` need, within a bound that
+    /// the backend documents.
+    pub kv_budget: Option<u64>,
+    /// Worker threads, at least 1. Default: the available parallelism.
+    pub threads: Option<usize>,
+    /// The logical CPUs that the worker threads are pinned to, one each in
+    /// turn; not empty. Default: not pinned.
+    pub affinity: Option<Vec<usize>>,
+    /// Receives probe events of this model.
+    pub probe_bus: Option<Arc<ProbeBus>>,
+    /// Receives progress of the load.
+    pub progress: Option<ProgressSink>,
+}
+
+impl LoadOptions {
+    /// Options with every field unset.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Chooses the backend by name.
+    #[must_use]
+    pub fn with_backend(mut self, name: impl Into<String>) -> Self {
+        self.backend = Some(name.into());
+        self
+    }
+
+    /// Sets the longest sequence, in tokens.
+    #[must_use]
+    pub fn with_context_len(mut self, tokens: usize) -> Self {
+        self.context_len = Some(tokens);
+        self
+    }
+
+    /// Sets the layers kept on the accelerator; -1 means all.
+    #[must_use]
+    pub fn with_gpu_layers(mut self, layers: i32) -> Self {
+        self.gpu_layers = Some(layers);
+        self
+    }
+
+    /// Sets the most sequences that run at once.
+    #[must_use]
+    pub fn with_parallel_slots(mut self, slots: usize) -> Self {
+        self.parallel_slots = Some(slots);
+        self
+    }
+
+    /// Applies an adapter.
+    #[must_use]
+    pub fn with_adapter_path(mut self, path: impl Into<PathBuf>) -> Self {
+        self.adapter_path = Some(path.into());
+        self
+    }
+
+    /// Quantizes dense weights while loading.
+    #[must_use]
+    pub fn with_quantize(mut self, quantize: QuantizeType) -> Self {
+        self.quantize = Some(quantize);
+        self
+    }
+
+    /// Sets how keys and values are stored.
+    #[must_use]
+    pub fn with_kv_dtype(mut self, dtype: KvDtype) -> Self {
+        self.kv_dtype = Some(dtype);
+        self
+    }
+
+    /// Sets the bytes for keys and values.
+    #[must_use]
+    pub fn with_kv_budget(mut self, bytes: u64) -> Self {
+        self.kv_budget = Some(bytes);
+        self
+    }
+
+    /// Sets the number of worker threads.
+    #[must_use]
+    pub fn with_threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Pins the worker threads to these logical CPUs.
+    #[must_use]
+    pub fn with_affinity(mut self, cpus: Vec<usize>) -> Self {
+        self.affinity = Some(cpus);
+        self
+    }
+
+    /// Sends probe events to this bus.
+    #[must_use]
+    pub fn with_probe_bus(mut self, bus: Arc<ProbeBus>) -> Self {
+        self.probe_bus = Some(bus);
+        self
+    }
+
+    /// Reports the progress of the load.
+    #[must_use]
+    pub fn with_progress(mut self, progress: ProgressSink) -> Self {
+        self.progress = Some(progress);
+        self
+    }
+
+    /// Checks every field that is set, as far as no model is needed for it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption) for the
+    /// first value outside its range.
+    pub fn validate(&self) -> Result<()> {
+        for (field, value) in [
+            ("context_len", self.context_len),
+            ("parallel_slots", self.parallel_slots),
+            ("threads", self.threads),
+        ] {
+            if value == Some(0) {
+                return Err(Error::invalid_option(field, 0, "at least 1"));
+            }
+        }
+        if let Some(layers) = self.gpu_layers.filter(|n| *n < -1) {
+            return Err(Error::invalid_option("gpu_layers", layers, "-1 (all) or more"));
+        }
+        if self.kv_budget == Some(0) {
+            return Err(Error::invalid_option("kv_budget", 0, "at least 1 byte"));
+        }
+        if self.affinity.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Error::invalid_option("affinity", "[]", "at least one CPU"));
+        }
+        Ok(())
+    }
+}

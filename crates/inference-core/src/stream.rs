@@ -1,0 +1,237 @@
+//! The stream of one request's tokens.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+
+use futures_core::Stream;
+
+use crate::{Completion, Error, Result, Token};
+
+/// What a [`TokenSource`] delivers.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum TokenEvent {
+    /// The next token.
+    Token(Token),
+    /// The request ended; nothing follows.
+    Finished(Completion),
+    /// The request failed; nothing follows.
+    Failed(Error),
+}
+
+/// What a backend implements to back a [`TokenStream`].
+///
+/// Dropping the source must cancel its request.
+pub trait TokenSource: Send {
+    /// The next event. Work may begin with the first call, not before.
+    ///
+    /// After `Finished` or `Failed` it is not called again. `waker`s follow
+    /// the rules of [`Future::poll`]. It must be safe to call from inside and
+    /// from outside of an async runtime.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<TokenEvent>;
+
+    /// Asks the request to end as soon as it can, with
+    /// [`FinishReason::Cancelled`](crate::FinishReason::Cancelled). Events that
+    /// are already on their way may still come, `Finished` certainly does.
+    fn cancel(&mut self);
+}
+
+/// The tokens of one request, as they are generated.
+///
+/// It is lazy: the request is submitted when the stream is first read (or by
+/// [`start`](Self::start)), and the engine never runs further ahead of the
+/// reader than the stream's bounded buffer.
+///
+/// Read it as a blocking [`Iterator`], or as a [`futures_core::Stream`] in
+/// async code. Both may be used from inside an async runtime without a panic,
+/// although blocking there holds up its thread. Dropping the stream cancels
+/// the request. End-of-sequence and stop tokens are never yielded. After an
+/// error the stream is at its end.
+///
+/// ```
+/// use inference_core::{FinishReason, Result, TokenStream};
+///
+/// fn print_all(mut stream: TokenStream) -> Result<()> {
+///     for token in stream.by_ref() {
+///         print!("{}", token?.text);
+///     }
+///     let completion = stream.finish()?;
+///     assert_ne!(completion.finish_reason, FinishReason::Cancelled);
+///     Ok(())
+/// }
+/// ```
+pub struct TokenStream {
+    source: Option<Box<dyn TokenSource>>,
+    /// An event that `start` already read.
+    pending: Option<TokenEvent>,
+    outcome: Option<Result<Completion>>,
+}
+
+impl TokenStream {
+    /// A stream over `source`.
+    #[must_use]
+    pub fn new(source: Box<dyn TokenSource>) -> Self {
+        Self { source: Some(source), pending: None, outcome: None }
+    }
+
+    /// Submits the request now, without waiting for a token.
+    pub fn start(&mut self) {
+        if self.pending.is_none()
+            && let Some(source) = &mut self.source
+            && let Poll::Ready(event) = source.poll_event(&mut Context::from_waker(Waker::noop()))
+        {
+            self.pending = Some(event);
+        }
+    }
+
+    /// Asks the request to end early; the stream then ends, and
+    /// [`finish`](Self::finish) reports
+    /// [`FinishReason::Cancelled`](crate::FinishReason::Cancelled) unless it
+    /// had ended before.
+    pub fn cancel(&mut self) {
+        if let Some(source) = &mut self.source {
+            source.cancel();
+        }
+    }
+
+    /// How the request ended, if it has.
+    #[must_use]
+    pub fn completion(&self) -> Option<&Completion> {
+        self.outcome.as_ref().and_then(|outcome| outcome.as_ref().ok())
+    }
+
+    /// Reads what is left, blocking, and returns how the request ended.
+    ///
+    /// Call [`cancel`](Self::cancel) first to end it early.
+    ///
+    /// # Errors
+    ///
+    /// The error that ended the request, also when the stream has already
+    /// yielded it.
+    pub fn finish(mut self) -> Result<Completion> {
+        while self.outcome.is_none() {
+            self.next();
+        }
+        self.take_outcome()
+    }
+
+    /// [`finish`](Self::finish), without blocking.
+    ///
+    /// # Errors
+    ///
+    /// The error that ended the request.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the stream, which cancels the request.
+    pub async fn finish_async(mut self) -> Result<Completion> {
+        while self.outcome.is_none() {
+            NextToken(&mut self).await;
+        }
+        self.take_outcome()
+    }
+
+    /// The next token, without blocking; `None` at the end.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses no token.
+    pub fn next_async(&mut self) -> impl Future<Output = Option<Result<Token>>> + '_ {
+        NextToken(self)
+    }
+
+    /// Reads the whole stream, blocking, into one text.
+    ///
+    /// # Errors
+    ///
+    /// The error that ended the request.
+    pub fn collect_text(mut self) -> Result<(String, Completion)> {
+        let mut text = String::new();
+        for token in self.by_ref() {
+            text.push_str(&token?.text);
+        }
+        Ok((text, self.finish()?))
+    }
+
+    fn take_outcome(&mut self) -> Result<Completion> {
+        self.outcome
+            .take()
+            .unwrap_or_else(|| Err(Error::engine_message("the stream ended without an outcome")))
+    }
+
+    fn poll_token(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Token>>> {
+        let Some(source) = &mut self.source else { return Poll::Ready(None) };
+        let event = match self.pending.take() {
+            Some(event) => event,
+            None => std::task::ready!(source.poll_event(cx)),
+        };
+        match event {
+            TokenEvent::Token(token) => return Poll::Ready(Some(Ok(token))),
+            TokenEvent::Finished(completion) => self.outcome = Some(Ok(completion)),
+            TokenEvent::Failed(error) => self.outcome = Some(Err(error)),
+        }
+        self.source = None;
+        match &self.outcome {
+            Some(Err(error)) => Poll::Ready(Some(Err(error.clone()))),
+            _ => Poll::Ready(None),
+        }
+    }
+}
+
+impl fmt::Debug for TokenStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenStream")
+            .field("ended", &self.source.is_none())
+            .field("outcome", &self.outcome)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Iterator for TokenStream {
+    type Item = Result<Token>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        block_on(NextToken(self))
+    }
+}
+
+impl Stream for TokenStream {
+    type Item = Result<Token>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_token(cx)
+    }
+}
+
+struct NextToken<'a>(&'a mut TokenStream);
+
+impl Future for NextToken<'_> {
+    type Output = Option<Result<Token>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll_token(cx)
+    }
+}
+
+/// Drives a future on this thread, parking it in between. Unlike a runtime's
+/// `block_on` it may be called from inside a runtime.
+pub(crate) fn block_on<F: Future + Unpin>(mut future: F) -> F::Output {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut cx = Context::from_waker(&waker);
+    loop {
+        if let Poll::Ready(output) = Pin::new(&mut future).poll(&mut cx) {
+            return output;
+        }
+        std::thread::park();
+    }
+}

@@ -1,0 +1,1 @@
+//! The CUDA backend: device discovery and Candle's operations on a CUDA device

@@ -1,0 +1,1 @@
+//! Text generation with local language models: the facade over the inference crates
