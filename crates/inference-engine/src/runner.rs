@@ -42,6 +42,12 @@ pub struct StepSequence {
     /// The position of its first token in this step; the keys and values of
     /// all earlier positions are in its blocks already.
     pub position: usize,
+    /// Tokens of its prompt: what the sequence was admitted with, the same
+    /// number in all its steps. Rotary embeddings that depend on the length of
+    /// the context (dynamic, longrope) are chosen by it, so that the choice
+    /// does not depend on how the prompt is cut into steps; keys of a prefix
+    /// may be shared only by sequences for which the choice is the same.
+    pub prompt_len: usize,
     /// Its blocks: position `p` lives in block `block_table[p / block_size]`,
     /// slot `p % block_size`. Long enough for `position + len`.
     pub block_table: Vec<BlockId>,
