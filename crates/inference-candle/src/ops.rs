@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use inference_core::Result;
 use inference_engine::StepSequence;
 
-use crate::{KvCache, KvLayout, Weight};
+use crate::{KvCache, KvLayout, Weight, reference};
 
 /// An affine map, `[tokens, in] -> [tokens, out]`: dense, quantized, or
 /// wrapped by an adapter.
@@ -85,7 +85,9 @@ pub trait Ops: Send + Sync + fmt::Debug {
     ///
     /// [`ErrorKind::InvalidModel`](inference_core::ErrorKind::InvalidModel)
     /// for shapes that do not fit or a type that is not supported.
-    fn linear(&self, weight: &Weight, bias: Option<&Weight>) -> Result<Arc<dyn Linear>>;
+    fn linear(&self, weight: &Weight, bias: Option<&Weight>) -> Result<Arc<dyn Linear>> {
+        reference::linear(self.device(), weight, bias)
+    }
 
     /// A KV pool.
     ///
@@ -95,20 +97,28 @@ pub trait Ops: Send + Sync + fmt::Debug {
     /// a type of element that is not implemented,
     /// [`ErrorKind::Exhausted`](inference_core::ErrorKind::Exhausted) where
     /// memory does not suffice.
-    fn kv_cache(&self, layout: &KvLayout) -> Result<Box<dyn KvCache>>;
+    fn kv_cache(&self, layout: &KvLayout) -> Result<Box<dyn KvCache>> {
+        reference::kv_cache(self.device(), layout)
+    }
 
     /// Rows of the `[vocab, hidden]` table, widened to f32: `[tokens, hidden]`.
     /// Ids are in range.
-    fn embedding(&self, table: &Weight, ids: &[u32]) -> Result<Tensor>;
+    fn embedding(&self, table: &Weight, ids: &[u32]) -> Result<Tensor> {
+        reference::embedding(self.device(), table, ids)
+    }
 
     /// Root mean square norm over the last dimension of `x`, times `weight`
     /// (f32, `[last]`). Zhang & Sennrich, 2019.
-    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor>;
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+        reference::rms_norm(x, weight, eps)
+    }
 
     /// Rotates pairs `(i, i + rot/2)` of the first `rot` elements of each head
     /// of `x` (`[tokens, heads, head_dim]`) by the angles of `cos` and `sin`
     /// (`[tokens, rot/2]`); the rest of the head is unchanged. Su et al., 2021.
-    fn rope(&self, x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor>;
+    fn rope(&self, x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+        reference::rope(x, cos, sin)
+    }
 
     /// Causal attention: `q` is `[tokens, heads, head_dim]`, `k` and `v` are
     /// `[tokens, kv_heads, head_dim]`, the result is `[tokens, heads * head_dim]`.
@@ -125,7 +135,9 @@ pub trait Ops: Send + Sync + fmt::Debug {
         cache: Option<(&mut dyn KvCache, usize)>,
         batch: &BatchView<'_>,
         spec: &AttentionSpec,
-    ) -> Result<Tensor>;
+    ) -> Result<Tensor> {
+        reference::attention(q, k, v, cache, batch, spec)
+    }
 
     /// `activation(gate) * up`, elementwise.
     fn gated_activation(
@@ -133,8 +145,12 @@ pub trait Ops: Send + Sync + fmt::Debug {
         gate: &Tensor,
         up: &Tensor,
         activation: Activation,
-    ) -> Result<Tensor>;
+    ) -> Result<Tensor> {
+        reference::gated_activation(gate, up, activation)
+    }
 
     /// `x + y * scale`, elementwise: the residual connection.
-    fn add_scaled(&self, x: &Tensor, y: &Tensor, scale: f32) -> Result<Tensor>;
+    fn add_scaled(&self, x: &Tensor, y: &Tensor, scale: f32) -> Result<Tensor> {
+        reference::add_scaled(x, y, scale)
+    }
 }

@@ -131,7 +131,7 @@ impl Weight {
         shape[0] = rows.len();
         let data = match &self.data {
             WeightData::Stored { bytes, range } => {
-                let row = if total == 0 { 0 } else { range.len() / total };
+                let row = range.len().checked_div(total).unwrap_or(0);
                 let start = range.start + rows.start * row;
                 let range = start..start + rows.len() * row;
                 WeightData::Stored { bytes: Arc::clone(bytes), range }

@@ -1,0 +1,167 @@
+//! The reference implementation of every operation, in plain Candle.
+//!
+//! Each function is the default of the method of [`Ops`] that bears its name,
+//! the oracle that a backend's kernels are tested against, and what training
+//! runs through: without a cache, everything can be differentiated with
+//! respect to activations and to weights made by [`Weight::from_tensor`].
+//! Weights stay in their stored type; f16 and bf16 are widened block by block
+//! while they are used.
+
+mod attention;
+mod kv_cache;
+mod linear;
+
+use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
+use inference_core::{Error, Result};
+
+pub use attention::attention;
+pub use kv_cache::{ReferenceKvCache, kv_cache};
+pub use linear::{DenseLinear, linear};
+
+use crate::{Activation, Ops, Weight};
+
+/// The operations of any Candle device, all of them the reference.
+#[derive(Clone, Debug)]
+pub struct ReferenceOps {
+    device: Device,
+}
+
+impl ReferenceOps {
+    /// The operations of `device`.
+    #[must_use]
+    pub fn new(device: Device) -> Self {
+        Self { device }
+    }
+
+    /// The operations of the CPU.
+    #[must_use]
+    pub fn cpu() -> Self {
+        Self::new(Device::Cpu)
+    }
+}
+
+impl Ops for ReferenceOps {
+    fn device(&self) -> &Device {
+        &self.device
+    }
+}
+
+/// Turns a Candle error into the contract's, with what was being computed.
+pub(crate) fn context(what: &'static str) -> impl FnOnce(candle_core::Error) -> Error {
+    move |error| Error::engine(what, error)
+}
+
+/// Rows `ids` of `table` (`[vocab, hidden]`) as f32 `[tokens, hidden]`.
+///
+/// # Errors
+///
+/// [`ErrorKind::Engine`](inference_core::ErrorKind::Engine) where the device
+/// fails or an id is out of range.
+pub fn embedding(device: &Device, table: &Weight, ids: &[u32]) -> Result<Tensor> {
+    let &[vocab, hidden] = table.shape() else {
+        return Err(Error::engine_message(format!("{table:?} is not an embedding table")));
+    };
+    if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
+        return Err(Error::engine_message(format!("token id {id} in a vocabulary of {vocab}")));
+    }
+    let Some(bytes) = table.bytes() else {
+        let gather = || -> CandleResult<Tensor> {
+            let ids = Tensor::new(ids, device)?;
+            table_tensor(table, device)?.index_select(&ids, 0)?.to_dtype(DType::F32)
+        };
+        return gather().map_err(context("embedding"));
+    };
+    // Only the rows in use leave the file.
+    let row_bytes = hidden * table.dtype().size_in_bytes();
+    let mut rows = Vec::with_capacity(ids.len() * row_bytes);
+    for id in ids {
+        let start = *id as usize * row_bytes;
+        rows.extend_from_slice(bytes.get(start..start + row_bytes).unwrap_or_default());
+    }
+    Tensor::from_raw_buffer(&rows, table.dtype(), &[ids.len(), hidden], device)
+        .and_then(|rows| rows.to_dtype(DType::F32))
+        .map_err(context("embedding"))
+}
+
+fn table_tensor(table: &Weight, device: &Device) -> CandleResult<Tensor> {
+    table.to_tensor(device).map_err(candle_core::Error::wrap)
+}
+
+/// `x / sqrt(mean(x²) + eps) * weight` over the last dimension. Zhang &
+/// Sennrich, *Root Mean Square Layer Normalization*, 2019.
+///
+/// # Errors
+///
+/// [`ErrorKind::Engine`](inference_core::ErrorKind::Engine).
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+    let compute = || -> CandleResult<Tensor> {
+        let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
+        let scale = (mean + f64::from(eps))?.sqrt()?.recip()?;
+        x.broadcast_mul(&scale)?.broadcast_mul(weight)
+    };
+    compute().map_err(context("rms_norm"))
+}
+
+/// Rotates the pairs `(i, i + rot/2)` of the first `rot` elements of each head
+/// of `x`, `[tokens, heads, head_dim]`, by the angles whose cosines and sines
+/// are `[tokens, rot/2]`. Su et al., *RoFormer*, 2021.
+///
+/// # Errors
+///
+/// [`ErrorKind::Engine`](inference_core::ErrorKind::Engine).
+pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    let compute = || -> CandleResult<Tensor> {
+        let (_, _, head_dim) = x.dims3()?;
+        let half = cos.dim(D::Minus1)?;
+        let (cos, sin) = (cos.unsqueeze(1)?, sin.unsqueeze(1)?);
+        let a = x.narrow(2, 0, half)?;
+        let b = x.narrow(2, half, half)?;
+        let rotated_a = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+        let rotated_b = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+        if 2 * half == head_dim {
+            return Tensor::cat(&[rotated_a, rotated_b], 2);
+        }
+        let rest = x.narrow(2, 2 * half, head_dim - 2 * half)?;
+        Tensor::cat(&[rotated_a, rotated_b, rest], 2)
+    };
+    compute().map_err(context("rope"))
+}
+
+/// `activation(x)`, elementwise.
+///
+/// # Errors
+///
+/// [`ErrorKind::Engine`](inference_core::ErrorKind::Engine).
+pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    match activation {
+        Activation::Silu => x.silu(),
+        Activation::GeluTanh => x.gelu(),
+        Activation::Gelu => x.gelu_erf(),
+        Activation::Relu => x.relu(),
+    }
+    .map_err(context("activation"))
+}
+
+/// `activation(gate) * up`, elementwise.
+///
+/// # Errors
+///
+/// [`ErrorKind::Engine`](inference_core::ErrorKind::Engine).
+pub fn gated_activation(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
+    activate(gate, activation)?.mul(up).map_err(context("gated_activation"))
+}
+
+/// `x + y * scale`, elementwise.
+///
+/// # Errors
+///
+/// [`ErrorKind::Engine`](inference_core::ErrorKind::Engine).
+pub fn add_scaled(x: &Tensor, y: &Tensor, scale: f32) -> Result<Tensor> {
+    let compute = || {
+        if scale == 1.0 {
+            return x.add(y);
+        }
+        x.add(&y.affine(f64::from(scale), 0.0)?)
+    };
+    compute().map_err(context("add_scaled"))
+}

@@ -1,0 +1,101 @@
+//! The affine map on dense weights.
+
+use std::fmt;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Result as CandleResult, Tensor};
+use inference_core::{Error, Result};
+
+use super::context;
+use crate::{Linear, Weight};
+
+/// Elements of a narrow weight that are widened at a time.
+const WIDEN_BLOCK: usize = 1 << 20;
+
+/// A dense affine map whose weight stays in its stored type on the device.
+pub struct DenseLinear {
+    name: String,
+    /// `[out, in]`.
+    weight: Tensor,
+    /// `[out]`, f32.
+    bias: Option<Tensor>,
+}
+
+/// The affine map `x · Wᵀ + b` of an `[out, in]` weight and an `[out]` bias.
+///
+/// # Errors
+///
+/// [`ErrorKind::InvalidModel`](inference_core::ErrorKind::InvalidModel) for
+/// shapes that do not fit or a type other than f32, f16 and bf16;
+/// [`ErrorKind::Engine`](inference_core::ErrorKind::Engine) where the device
+/// refuses.
+pub fn linear(device: &Device, weight: &Weight, bias: Option<&Weight>) -> Result<Arc<dyn Linear>> {
+    let &[out, _] = weight.shape() else {
+        return Err(misfit(weight, "a matrix [out, in]"));
+    };
+    for weight in [Some(weight), bias].into_iter().flatten() {
+        if !matches!(weight.dtype(), DType::F32 | DType::F16 | DType::BF16) {
+            return Err(misfit(weight, "f32, f16 or bf16"));
+        }
+    }
+    if let Some(bias) = bias.filter(|bias| bias.shape() != [out]) {
+        return Err(misfit(bias, &format!("shape [{out}]")));
+    }
+    let bias = match bias {
+        Some(bias) => {
+            Some(bias.to_tensor(device)?.to_dtype(DType::F32).map_err(context("widening a bias"))?)
+        }
+        None => None,
+    };
+    let name = weight.name().to_owned();
+    Ok(Arc::new(DenseLinear { name, weight: weight.to_tensor(device)?, bias }))
+}
+
+fn misfit(weight: &Weight, expected: &str) -> Error {
+    let found = format!("{:?} {:?}", weight.dtype(), weight.shape());
+    Error::invalid_model("weights", format!("tensor `{}`", weight.name()), expected, found)
+}
+
+impl DenseLinear {
+    fn apply(&self, x: &Tensor) -> CandleResult<Tensor> {
+        let y = if self.weight.dtype() == DType::F32 {
+            x.matmul(&self.weight.t()?)?
+        } else {
+            let (out, inner) = self.weight.dims2()?;
+            let rows = (WIDEN_BLOCK / inner.max(1)).clamp(1, out.max(1));
+            let block = |start: usize| -> CandleResult<Tensor> {
+                let block = self.weight.narrow(0, start, rows.min(out - start))?;
+                x.matmul(&block.to_dtype(DType::F32)?.t()?)
+            };
+            let blocks = (0..out).step_by(rows).map(block).collect::<CandleResult<Vec<_>>>()?;
+            match blocks.as_slice() {
+                [one] => one.clone(),
+                _ => Tensor::cat(&blocks, 1)?,
+            }
+        };
+        match &self.bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+}
+
+impl Linear for DenseLinear {
+    fn in_features(&self) -> usize {
+        self.weight.dims().last().copied().unwrap_or_default()
+    }
+
+    fn out_features(&self) -> usize {
+        self.weight.dims().first().copied().unwrap_or_default()
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.apply(x).map_err(|e| Error::engine(format!("linear `{}`", self.name), e))
+    }
+}
+
+impl fmt::Debug for DenseLinear {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DenseLinear({} {:?})", self.name, self.weight.shape())
+    }
+}
