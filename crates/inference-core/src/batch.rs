@@ -1,9 +1,11 @@
 //! Many requests in one call.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 
 use futures_core::Stream;
 
@@ -36,6 +38,7 @@ impl BatchItem {
 
 /// The outcome of one item, read to its end.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct BatchOutput {
     /// The whole text.
@@ -49,28 +52,65 @@ pub struct BatchOutput {
 /// The events of a batch as they come: `(index of the item, event)`.
 ///
 /// Every item ends with exactly one [`TokenEvent::Finished`] or
-/// [`TokenEvent::Failed`]; one that fails does not disturb the others. Like
-/// [`TokenStream`](crate::TokenStream) it is both a blocking [`Iterator`] and a
-/// [`futures_core::Stream`], and dropping it cancels what still runs. All items
-/// are submitted when it is first read.
+/// [`TokenEvent::Failed`]; one that fails does not disturb the others. All
+/// items are submitted when the stream is first read, and none starves: an item
+/// that has just delivered queues behind those that are ready too. An event
+/// costs the same however many items wait.
+///
+/// Like [`TokenStream`](crate::TokenStream) it is both a blocking [`Iterator`]
+/// and a [`futures_core::Stream`], and dropping it cancels what still runs.
+///
+/// ```
+/// use inference_core::doc::EchoBackend;
+/// use inference_core::{Backend, BatchItem, LoadOptions, TokenEvent};
+///
+/// let model = EchoBackend.load_model(&"echo".into(), &LoadOptions::new())?;
+/// let mut texts = vec![String::new(); 2];
+/// for (index, event) in model.batch_generate(vec![BatchItem::new("one"), BatchItem::new("two")])? {
+///     match event {
+///         TokenEvent::Token(token) => texts[index].push_str(&token.text),
+///         TokenEvent::Failed(error) => return Err(error),
+///         _ => {}
+///     }
+/// }
+/// assert_eq!(texts, ["one", "two"]);
+/// # Ok::<(), inference_core::Error>(())
+/// ```
 pub struct BatchStream {
-    items: Vec<Option<Box<dyn TokenSource>>>,
-    /// Where the next poll begins, so that no item starves the others.
-    cursor: usize,
+    items: Vec<Item>,
+    /// Items that have not ended.
+    running: usize,
+    submitted: bool,
+    /// What submitting the items brought at once; at most one event per item.
+    early: VecDeque<(usize, TokenEvent)>,
+    ready: Arc<ReadyQueue>,
+}
+
+struct Item {
+    /// `None` once the item has ended.
+    source: Option<Box<dyn TokenSource>>,
+    /// Puts the item into the ready queue.
+    waker: Waker,
 }
 
 impl BatchStream {
     /// A stream over one source per item, or the error that refused the item.
     #[must_use]
     pub fn new(items: Vec<Result<Box<dyn TokenSource>>>) -> Self {
-        let refused = |error| -> Box<dyn TokenSource> { Box::new(Refused(Some(error))) };
-        let items = items.into_iter().map(|item| Some(item.unwrap_or_else(refused))).collect();
-        Self { items, cursor: 0 }
+        let ready = Arc::new(ReadyQueue::new(items.len()));
+        let item = |(index, source): (usize, Result<Box<dyn TokenSource>>)| Item {
+            source: Some(source.unwrap_or_else(|error| Box::new(Refused(Some(error))))),
+            waker: Waker::from(Arc::new(ItemWaker { index, ready: Arc::clone(&ready) })),
+        };
+        let items: Vec<_> = items.into_iter().enumerate().map(item).collect();
+        Self { running: items.len(), items, submitted: false, early: VecDeque::new(), ready }
     }
 
-    /// Asks every item that still runs to end.
+    /// Asks every item that still runs to end. Read on to see their ends.
     pub fn cancel(&mut self) {
-        self.items.iter_mut().flatten().for_each(|source| source.cancel());
+        for source in self.items.iter_mut().filter_map(|item| item.source.as_mut()) {
+            source.cancel();
+        }
     }
 
     /// Reads everything, blocking; one result per item, in their order.
@@ -95,31 +135,52 @@ impl BatchStream {
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<(usize, TokenEvent)>> {
-        let count = self.items.len();
-        let mut running = false;
-        let mut found = None;
-        // Every source is polled, so that all are submitted and none starves;
-        // a poll stops at the first event because events cannot be put back.
-        for offset in 0..count {
-            let index = (self.cursor + offset) % count;
-            let Some(source) = &mut self.items[index] else { continue };
-            running = true;
-            if let Poll::Ready(event) = source.poll_event(cx) {
-                found = Some((index, event));
-                break;
-            }
+        if self.running == 0 {
+            return Poll::Ready(None);
         }
-        match found {
-            Some((index, event)) => {
-                self.cursor = index + 1;
-                if !matches!(event, TokenEvent::Token(_)) {
-                    self.items[index] = None;
+        // Before any poll, so that no wake-up falls between the two.
+        self.ready.set_reader(cx.waker());
+        if !self.submitted {
+            self.submitted = true;
+            for index in 0..self.items.len() {
+                if let Poll::Ready(event) = self.poll_item(index) {
+                    self.early.push_back((index, event));
                 }
-                Poll::Ready(Some((index, event)))
             }
-            None if running => Poll::Pending,
-            None => Poll::Ready(None),
         }
+        if let Some((index, event)) = self.early.pop_front() {
+            return Poll::Ready(Some(self.deliver(index, event)));
+        }
+        // A source that wakes itself is not polled twice in one call: it would
+        // keep the reader's thread for ever.
+        for _ in 0..self.ready.len() {
+            let Some(index) = self.ready.pop() else { break };
+            if let Poll::Ready(event) = self.poll_item(index) {
+                return Poll::Ready(Some(self.deliver(index, event)));
+            }
+        }
+        if self.ready.len() > 0 {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    fn poll_item(&mut self, index: usize) -> Poll<TokenEvent> {
+        let Item { source, waker } = &mut self.items[index];
+        // A waker may outlive its item.
+        let Some(source) = source else { return Poll::Pending };
+        source.poll_event(&mut Context::from_waker(waker))
+    }
+
+    fn deliver(&mut self, index: usize, event: TokenEvent) -> (usize, TokenEvent) {
+        if matches!(event, TokenEvent::Token(_)) {
+            // There may be more; a source wakes only after `Pending`.
+            self.ready.push(index);
+        } else {
+            self.items[index].source = None;
+            self.running -= 1;
+        }
+        (index, event)
     }
 }
 
@@ -127,7 +188,7 @@ impl fmt::Debug for BatchStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BatchStream")
             .field("items", &self.items.len())
-            .field("running", &self.items.iter().flatten().count())
+            .field("running", &self.running)
             .finish_non_exhaustive()
     }
 }
@@ -155,6 +216,78 @@ impl Future for NextEvent<'_> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.poll_event(cx)
+    }
+}
+
+/// The items that may have an event, in the order in which they said so.
+struct ReadyQueue(Mutex<Ready>);
+
+struct Ready {
+    queue: VecDeque<usize>,
+    /// For each item whether it is in the queue.
+    queued: Vec<bool>,
+    /// Whoever waits for the batch.
+    reader: Option<Waker>,
+}
+
+impl ReadyQueue {
+    fn new(items: usize) -> Self {
+        Self(Mutex::new(Ready {
+            queue: VecDeque::with_capacity(items),
+            queued: vec![false; items],
+            reader: None,
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ready> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_reader(&self, waker: &Waker) {
+        let mut ready = self.lock();
+        match &mut ready.reader {
+            Some(reader) => reader.clone_from(waker),
+            None => ready.reader = Some(waker.clone()),
+        }
+    }
+
+    fn push(&self, index: usize) {
+        let mut ready = self.lock();
+        if !std::mem::replace(&mut ready.queued[index], true) {
+            ready.queue.push_back(index);
+        }
+    }
+
+    fn pop(&self) -> Option<usize> {
+        let mut ready = self.lock();
+        let index = ready.queue.pop_front()?;
+        ready.queued[index] = false;
+        Some(index)
+    }
+
+    fn len(&self) -> usize {
+        self.lock().queue.len()
+    }
+}
+
+struct ItemWaker {
+    index: usize,
+    ready: Arc<ReadyQueue>,
+}
+
+impl Wake for ItemWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.ready.push(self.index);
+        // Taken, for one wake-up per poll is enough; woken without the lock,
+        // which a waker that polls at once would take again.
+        let reader = self.ready.lock().reader.take();
+        if let Some(reader) = reader {
+            reader.wake();
+        }
     }
 }
 

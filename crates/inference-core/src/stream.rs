@@ -3,9 +3,8 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
 
 use futures_core::Stream;
 
@@ -23,20 +22,23 @@ pub enum TokenEvent {
     Failed(Error),
 }
 
-/// What a backend implements to back a [`TokenStream`].
+/// What a backend implements to back a [`TokenStream`] or one item of a
+/// [`BatchStream`](crate::BatchStream).
 ///
-/// Dropping the source must cancel its request.
+/// Dropping the source must cancel its request and give back what it holds.
 pub trait TokenSource: Send {
     /// The next event. Work may begin with the first call, not before.
     ///
-    /// After `Finished` or `Failed` it is not called again. `waker`s follow
-    /// the rules of [`Future::poll`]. It must be safe to call from inside and
-    /// from outside of an async runtime.
+    /// [`Future::poll`]'s rules hold: after `Pending`, the waker of the latest
+    /// call is woken once there is something to read; the call itself does not
+    /// wait. It needs no async runtime and does not mind one. After `Finished`
+    /// or `Failed` it is not called again.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<TokenEvent>;
 
     /// Asks the request to end as soon as it can, with
-    /// [`FinishReason::Cancelled`](crate::FinishReason::Cancelled). Events that
-    /// are already on their way may still come, `Finished` certainly does.
+    /// [`FinishReason::Cancelled`](crate::FinishReason::Cancelled). Tokens that
+    /// are already on their way may still come, `Finished` certainly does; a
+    /// request that was not submitted yet ends without computing anything.
     fn cancel(&mut self);
 }
 
@@ -217,21 +219,48 @@ impl Future for NextToken<'_> {
     }
 }
 
-/// Drives a future on this thread, parking it in between. Unlike a runtime's
+/// Drives a future on this thread, sleeping in between. Unlike a runtime's
 /// `block_on` it may be called from inside a runtime.
 pub(crate) fn block_on<F: Future + Unpin>(mut future: F) -> F::Output {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let signal = Arc::new(Signal::default());
+    let waker = Waker::from(Arc::clone(&signal));
     let mut cx = Context::from_waker(&waker);
     loop {
         if let Poll::Ready(output) = Pin::new(&mut future).poll(&mut cx) {
             return output;
         }
-        std::thread::park();
+        signal.wait();
+    }
+}
+
+/// A wake-up that is remembered until somebody waits for it.
+///
+/// Not `thread::park`: a thread has one park token, which a source that parks
+/// inside its poll would take from us, and which we would take from a caller
+/// that parks for reasons of its own.
+#[derive(Default)]
+struct Signal {
+    woken: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Signal {
+    fn wait(&self) {
+        let mut woken = self.woken.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*woken {
+            woken = self.changed.wait(woken).unwrap_or_else(PoisonError::into_inner);
+        }
+        *woken = false;
+    }
+}
+
+impl Wake for Signal {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        *self.woken.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_one();
     }
 }
