@@ -12,6 +12,7 @@ use crate::{Error, Result, TokenId};
 /// Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, 2021.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct LoraConfig {
     /// Rank of the factors, at least 1. Default: 8.
@@ -112,6 +113,9 @@ impl LoraConfig {
                 "0 up to, not including, 1",
             ));
         }
+        if self.target_modules.iter().any(String::is_empty) {
+            return Err(Error::invalid_option("target_modules", "\"\"", "no empty name"));
+        }
         if self.target_modules.is_empty() {
             return Err(Error::invalid_option("target_modules", "[]", "at least one module"));
         }
@@ -160,7 +164,9 @@ pub trait Adapters: Send + Sync {
     ///
     /// # Errors
     ///
-    /// An error that names the file, field or tensor which does not fit.
+    /// An error that names the file, field or tensor which does not fit;
+    /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption) for a
+    /// scale that is not finite.
     fn load(&self, name: &str, path: &Path, scale: f32) -> Result<AdapterInfo>;
 
     /// Unloads an adapter, once no running request uses it.
@@ -176,7 +182,9 @@ pub trait Adapters: Send + Sync {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) where no
-    /// adapter has that name.
+    /// adapter has that name,
+    /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption) for a
+    /// scale that is not finite.
     fn set_scale(&self, name: &str, scale: f32) -> Result<()>;
 
     /// The loaded adapters, sorted by name.
@@ -217,6 +225,7 @@ impl fmt::Debug for Loss {
 
 /// One training sequence: ids, and for each whether it is a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct TrainingSequence {
     /// Token ids, `[tokens]`.
@@ -226,7 +235,8 @@ pub struct TrainingSequence {
 }
 
 impl TrainingSequence {
-    /// A sequence in which every token but the first is a target.
+    /// A sequence in which every token is a target; of the first the flag has
+    /// no effect, for nothing predicts it.
     #[must_use]
     pub fn new(ids: Vec<TokenId>) -> Self {
         let targets = vec![true; ids.len()];
@@ -238,6 +248,30 @@ impl TrainingSequence {
     pub fn with_targets(mut self, targets: Vec<bool>) -> Self {
         self.targets = targets;
         self
+    }
+
+    /// Tokens that count in the loss. The first token never does: nothing
+    /// predicts it.
+    #[must_use]
+    pub fn num_targets(&self) -> usize {
+        self.targets.iter().skip(1).filter(|target| **target).count()
+    }
+
+    /// Checks that ids and targets fit together.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) where their
+    /// numbers differ or nothing is a target.
+    pub fn validate(&self) -> Result<()> {
+        if self.ids.len() != self.targets.len() {
+            let expected = format!("one per id ({})", self.ids.len());
+            return Err(Error::invalid_input("targets", expected, self.targets.len().to_string()));
+        }
+        if self.num_targets() == 0 {
+            return Err(Error::invalid_input("targets", "a target after the first token", "none"));
+        }
+        Ok(())
     }
 }
 

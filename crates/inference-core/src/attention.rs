@@ -4,6 +4,7 @@ use crate::{Prompt, Result, TokenId};
 
 /// Queries and keys of one layer in one prefill.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct LayerAttention {
     /// The layer, counted from 0.
@@ -61,6 +62,7 @@ fn head_rows(values: &[f32], heads: usize, head: usize) -> &[f32] {
 
 /// Queries and keys of one prompt, for every layer and head.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct AttentionSnapshot {
     /// The prompt's ids, `[tokens]`.

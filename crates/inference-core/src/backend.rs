@@ -7,6 +7,7 @@ use crate::{Capabilities, LoadOptions, ModelSource, Result, TextModel};
 /// A device that a backend found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct DeviceInfo {
     /// The device's name.

@@ -1,6 +1,6 @@
 //! Classification: the distribution of the token that would come next.
 
-use crate::{Token, TokenId};
+use crate::{Error, Result, Token, TokenId};
 
 /// Options of [`TextModel::classify`](crate::TextModel::classify).
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -8,7 +8,7 @@ use crate::{Token, TokenId};
 pub struct ClassifyOptions {
     /// Candidate answers. Each is scored by the first token that continues
     /// the prompt with it; two labels that begin with the same token are
-    /// refused. Empty: no labels are scored.
+    /// refused, and so is an empty one. No labels: none are scored.
     pub labels: Vec<String>,
     /// How many of the likeliest tokens to report (0 to 100). Default: 5.
     pub top: Option<usize>,
@@ -52,11 +52,33 @@ impl ClassifyOptions {
         self.adapter = Some(name.into());
         self
     }
+
+    /// Checks every field, as far as no tokenizer is needed for it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption) for the
+    /// first value outside its range.
+    pub fn validate(&self) -> Result<()> {
+        if let Some(top) = self.top.filter(|top| *top > 100) {
+            return Err(Error::invalid_option("top", top, "0 to 100"));
+        }
+        for (index, label) in self.labels.iter().enumerate() {
+            if label.is_empty() {
+                return Err(Error::invalid_option("labels", "\"\"", "no empty label"));
+            }
+            if self.labels.iter().take(index).any(|earlier| earlier == label) {
+                return Err(Error::invalid_option("labels", label, "each label once"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// One label's share.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct LabelScore {
     /// The label.
@@ -84,6 +106,7 @@ impl LabelScore {
 /// What the model would say next, after one prompt.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct Classification {
     /// The likeliest token, with its log-probability, the likeliest

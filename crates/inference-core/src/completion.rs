@@ -4,6 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::TokenId;
+#[cfg(feature = "serde")]
+use crate::seconds;
 
 /// Why a stream ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -19,7 +21,7 @@ pub enum FinishReason {
     Length,
     /// The stream was cancelled, or the model closed without draining.
     Cancelled,
-    /// The reader was slower than `lag_timeout`.
+    /// The reader took no token for longer than the engine waits.
     Lagging,
     /// The deadline passed.
     Deadline,
@@ -48,8 +50,12 @@ impl fmt::Display for FinishReason {
 }
 
 /// What one request cost.
+///
+/// With the feature `serde` the times are written as numbers of seconds
+/// (`"prefill_time": 0.25`), and `ttft` as such a number or `null`.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct GenerateMetrics {
     /// Tokens of the prompt.
@@ -59,14 +65,19 @@ pub struct GenerateMetrics {
     /// Tokens generated, the final stop token included where there was one.
     pub generated_tokens: usize,
     /// From submission to the first step that worked on this request.
+    #[cfg_attr(feature = "serde", serde(with = "seconds"))]
     pub queue_time: Duration,
     /// From that step to the first generated token.
+    #[cfg_attr(feature = "serde", serde(with = "seconds"))]
     pub prefill_time: Duration,
     /// From the first generated token to the last.
+    #[cfg_attr(feature = "serde", serde(with = "seconds"))]
     pub decode_time: Duration,
     /// From submission to the end.
+    #[cfg_attr(feature = "serde", serde(with = "seconds"))]
     pub total_time: Duration,
     /// Time to first token: from submission to the first generated token.
+    #[cfg_attr(feature = "serde", serde(with = "seconds::option"))]
     pub ttft: Option<Duration>,
     /// Largest number of bytes the model held while this request ran: weights,
     /// KV blocks in use and the activations of a step.
@@ -76,7 +87,8 @@ pub struct GenerateMetrics {
 }
 
 impl GenerateMetrics {
-    /// Prompt tokens computed per second of prefill; 0 where nothing ran.
+    /// Prompt tokens computed (cached ones not counted) per second of prefill;
+    /// 0 where nothing ran.
     #[must_use]
     pub fn prefill_tokens_per_sec(&self) -> f64 {
         rate(self.prompt_tokens.saturating_sub(self.cached_prompt_tokens), self.prefill_time)
@@ -118,6 +130,7 @@ impl Completion {
 /// Totals of a loaded model since it was loaded.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct ModelMetrics {
     /// Requests that entered the scheduler.

@@ -278,6 +278,17 @@ impl Error {
         Self::InvalidInput { what: what.into(), expected: expected.into(), found: found.into() }
     }
 
+    /// A bounded resource that cannot hold the request. `resource` bears its
+    /// unit, for example `context (tokens)`.
+    pub fn exhausted(resource: impl Into<String>, needed: u64, available: u64) -> Self {
+        Self::Exhausted { resource: resource.into(), needed, available }
+    }
+
+    /// A chat template that raised or could not be rendered.
+    pub fn template(file: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Template { file: file.into(), message: message.into() }
+    }
+
     /// A failed read or write of `path`.
     pub fn io(path: impl Into<PathBuf>, action: &'static str, source: std::io::Error) -> Self {
         Self::Io { path: path.into(), action, source: Arc::new(source) }

@@ -232,10 +232,12 @@ impl GenerateOptions {
         self
     }
 
-    /// Sets when to give up, counted from now.
+    /// Sets when to give up, counted from now. A time beyond what the clock
+    /// can hold is no deadline.
     #[must_use]
-    pub fn with_timeout(self, timeout: Duration) -> Self {
-        self.with_deadline(Instant::now() + timeout)
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.deadline = Instant::now().checked_add(timeout);
+        self
     }
 
     /// Sets the token that can cancel the request.
@@ -261,6 +263,15 @@ impl GenerateOptions {
 
     /// These options, with every unset field taken from `fallback`. Lists
     /// (bias, stop tokens, stop strings) are taken whole, where empty.
+    ///
+    /// ```
+    /// use inference_core::GenerateOptions;
+    ///
+    /// // What generation_config.json says, under what the request says.
+    /// let model = GenerateOptions::new().with_temperature(0.6).with_top_k(20);
+    /// let options = GenerateOptions::new().with_temperature(0.0).or(&model);
+    /// assert_eq!((options.temperature, options.top_k), (Some(0.0), Some(20)));
+    /// ```
     #[must_use]
     pub fn or(mut self, fallback: &Self) -> Self {
         macro_rules! fill {
@@ -298,7 +309,10 @@ impl GenerateOptions {
         self
     }
 
-    /// Checks every field that is set.
+    /// Checks every field that is set. A backend calls it on the options as
+    /// they apply, after [`or`](Self::or): only then is it known whether
+    /// `min_tokens` and `max_tokens` agree. What needs a model (token ids, the
+    /// adapter's name) is for the model to check.
     ///
     /// # Errors
     ///

@@ -24,6 +24,7 @@ impl Quantization {
 /// Facts about a loaded model.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct ModelInfo {
     /// The architecture's name, as in `config.json`'s `model_type`.
@@ -59,6 +60,7 @@ pub struct ModelInfo {
 /// A model found on disk, described from its headers alone.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct DiscoveredModel {
     /// The folder or file.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::{Error, ProbeBus, ProgressSink, Result};
@@ -58,35 +59,70 @@ impl From<EmbeddedFiles> for ModelSource {
     }
 }
 
-/// How keys and values are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
-#[non_exhaustive]
-pub enum KvDtype {
-    /// 32-bit floats.
-    F32,
-    /// 16-bit IEEE floats.
-    F16,
-    /// 16-bit brain floats.
-    Bf16,
-    /// 8-bit blocks of 32 with one scale each.
-    Q8_0,
+macro_rules! named_types {
+    ($(#[$meta:meta])* $type:ident, $what:literal: $($(#[doc = $doc:literal])* $name:ident = $id:literal;)*) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+        #[non_exhaustive]
+        pub enum $type {
+            $($(#[doc = $doc])* #[cfg_attr(feature = "serde", serde(rename = $id))] $name,)*
+        }
+
+        impl $type {
+            /// Every value.
+            pub const ALL: &[$type] = &[$(Self::$name),*];
+
+            /// The stable name, which [`FromStr`] reads.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $id,)* }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = Error;
+
+            fn from_str(name: &str) -> Result<Self> {
+                Self::ALL.iter().copied().find(|value| value.as_str() == name).ok_or_else(|| {
+                    let known: Vec<_> = Self::ALL.iter().map(|value| value.as_str()).collect();
+                    Error::invalid_option($what, format!("`{name}`"), known.join(", "))
+                })
+            }
+        }
+    };
 }
 
-/// A type that dense weights can be quantized to while they load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[non_exhaustive]
-pub enum QuantizeType {
+named_types! {
+    /// How keys and values are stored.
+    KvDtype, "kv_dtype":
+    /// 32-bit floats.
+    F32 = "f32";
+    /// 16-bit IEEE floats.
+    F16 = "f16";
+    /// 16-bit brain floats.
+    Bf16 = "bf16";
+    /// 8-bit blocks of 32 with one scale each.
+    Q8_0 = "q8_0";
+}
+
+named_types! {
+    /// A type that dense weights can be quantized to while they load.
+    QuantizeType, "quantize":
     /// 8 bits, blocks of 32.
-    Q8_0,
+    Q8_0 = "q8_0";
     /// 4 bits, blocks of 32.
-    Q4_0,
+    Q4_0 = "q4_0";
     /// 4 bits, superblocks of 256.
-    Q4K,
+    Q4K = "q4_k";
     /// 6 bits, superblocks of 256.
-    Q6K,
+    Q6K = "q6_k";
 }
 
 /// Options of loading a model. Every field is optional; an option that a

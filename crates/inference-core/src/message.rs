@@ -93,6 +93,7 @@ pub struct Message {
     /// Further fields that the template may read (`tool_calls`,
     /// `tool_call_id`, `name`, `reasoning_content`, …), as JSON. A field
     /// `content` here, such as a list of parts, replaces [`Message::content`].
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "BTreeMap::is_empty"))]
     pub fields: BTreeMap<String, RawJson>,
 }
 

@@ -135,6 +135,7 @@ pub enum LogitRows {
 
 /// Logits of a prompt's positions.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct PromptLogits {
     /// Size of the vocabulary.

@@ -5,8 +5,32 @@
 //! bounded queue and a thread of its own, so that a slow sink loses events
 //! (counted) and a panicking one is switched off, and neither delays the
 //! engine.
+//!
+//! A bus goes into the load options of one model or of several
+//! ([`LoadOptions::with_probe_bus`](crate::LoadOptions::with_probe_bus)). Three
+//! sinks are here: [`TelemetrySink`] for `tracing`, [`LogitSink`] for logits in
+//! memory, [`JsonLinesSink`] for a file or pipe.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use inference_core::doc::EchoBackend;
+//! use inference_core::probe::{JsonLinesSink, TelemetrySink};
+//! use inference_core::{Backend, GenerateOptions, LoadOptions, ProbeBus};
+//!
+//! let bus = Arc::new(ProbeBus::new(vec![
+//!     Box::new(TelemetrySink::new()),
+//!     Box::new(JsonLinesSink::new(std::io::sink())),
+//! ]));
+//! let options = LoadOptions::new().with_probe_bus(Arc::clone(&bus));
+//! let model = EchoBackend.load_model(&"echo".into(), &options)?;
+//! model.generate("hello".into(), GenerateOptions::new())?.finish()?;
+//! bus.flush();
+//! assert!(bus.stats().iter().all(|sink| sink.dropped == 0 && !sink.panicked));
+//! # Ok::<(), inference_core::Error>(())
+//! ```
 
 mod bus;
+mod json;
 mod json_lines_sink;
 mod logit_sink;
 mod telemetry_sink;
@@ -17,7 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use bus::{ProbeBus, SinkStats};
-pub use json_lines_sink::JsonLinesSink;
+pub use json_lines_sink::{JsonLinesSink, WriteErrors};
 pub use logit_sink::{LogitRecord, LogitSink};
 pub use telemetry_sink::TelemetrySink;
 
@@ -251,6 +275,18 @@ impl ProbeEvent {
             Self::Admitted { .. } | Self::Ended { .. } | Self::Step { .. } => ProbeKind::Scheduler,
         }
     }
+
+    /// The stable name: that of the kind, but for the scheduler's events
+    /// `admitted`, `ended` and `step`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Admitted { .. } => "admitted",
+            Self::Ended { .. } => "ended",
+            Self::Step { .. } => "step",
+            _ => self.kind().as_str(),
+        }
+    }
 }
 
 /// An event with its circumstances.
@@ -265,6 +301,14 @@ pub struct ProbeRecord {
     pub phase: Phase,
     /// What happened.
     pub event: ProbeEvent,
+}
+
+impl ProbeRecord {
+    /// A record. The bus makes them; by hand they serve tests of sinks.
+    #[must_use]
+    pub fn new(at: Duration, request: Option<RequestId>, phase: Phase, event: ProbeEvent) -> Self {
+        Self { at, request, phase, event }
+    }
 }
 
 /// Receives events, on a thread of its own.

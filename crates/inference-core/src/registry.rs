@@ -49,6 +49,24 @@ inventory::collect!(BackendRegistration);
 /// [`Registry::new`] is empty, for isolation: give it backends with
 /// [`register`](Self::register) or with a backend crate's own
 /// `register(&Registry)`.
+///
+/// ```
+/// use inference_core::doc;
+/// use inference_core::{CapabilityId, ErrorKind, LoadOptions, Registry};
+///
+/// let registry = Registry::new();
+/// doc::register(&registry);
+/// assert_eq!(registry.list(), ["echo"]);
+/// assert!(registry.capabilities("echo")?.status(CapabilityId::Generate).is_usable());
+///
+/// let model = registry.load_model("echo", &LoadOptions::new())?;
+/// assert_eq!(model.info().backend, "echo");
+///
+/// let error = registry.get("cuda").err().unwrap();
+/// assert_eq!(error.kind(), ErrorKind::UnknownBackend);
+/// assert_eq!(error.to_string(), "unknown backend `cuda`; registered: echo");
+/// # Ok::<(), inference_core::Error>(())
+/// ```
 #[derive(Default)]
 pub struct Registry {
     backends: RwLock<BTreeMap<String, Arc<dyn Backend>>>,
@@ -61,7 +79,8 @@ impl Registry {
         Self::default()
     }
 
-    /// A registry of its own with every backend that is linked in.
+    /// A registry of its own with every backend that is linked in. Where two
+    /// of them bear the same name, it is not specified which one stays.
     #[must_use]
     pub fn linked() -> Self {
         let registry = Self::new();
@@ -79,8 +98,10 @@ impl Registry {
 
     /// Adds a backend and returns the one of the same name that it replaces.
     pub fn register(&self, backend: Arc<dyn Backend>) -> Option<Arc<dyn Backend>> {
+        // Asked before the lock: it is the backend's code.
+        let name = backend.name().to_owned();
         let mut backends = self.backends.write().unwrap_or_else(PoisonError::into_inner);
-        backends.insert(backend.name().to_owned(), backend)
+        backends.insert(name, backend)
     }
 
     /// The backend of this name.
@@ -103,6 +124,16 @@ impl Registry {
         })
     }
 
+    fn get_available(&self, name: &str) -> Result<Arc<dyn Backend>> {
+        let backend = self.get(name)?;
+        match backend.availability() {
+            Availability::Ready { .. } => Ok(backend),
+            Availability::Unavailable { reason } => {
+                Err(Error::BackendUnavailable { name: name.to_owned(), reason })
+            }
+        }
+    }
+
     /// The names, sorted.
     #[must_use]
     pub fn list(&self) -> Vec<String> {
@@ -114,13 +145,11 @@ impl Registry {
     #[must_use]
     pub fn all(&self) -> Vec<Arc<dyn Backend>> {
         let backends = self.backends.read().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = backends.values().cloned().collect();
-        // Stable: backends of the same rank stay sorted by name.
-        all.sort_by_key(|backend| {
-            let rank = AUTOMATIC_ORDER.iter().position(|name| *name == backend.name());
-            rank.unwrap_or(AUTOMATIC_ORDER.len())
-        });
-        all
+        let rank = |name: &str| AUTOMATIC_ORDER.iter().position(|known| *known == name);
+        let mut all: Vec<_> = backends.iter().collect();
+        // Stable: those of no rank stay sorted by name.
+        all.sort_by_key(|(name, _)| rank(name).unwrap_or(AUTOMATIC_ORDER.len()));
+        all.into_iter().map(|(_, backend)| Arc::clone(backend)).collect()
     }
 
     /// The first backend, in the order of automatic choice, that can run here.
@@ -163,12 +192,9 @@ impl Registry {
     ) -> Result<Arc<dyn TextModel>> {
         options.validate()?;
         let backend = match &options.backend {
-            Some(name) => self.get(name)?,
+            Some(name) => self.get_available(name)?,
             None => self.default_backend()?,
         };
-        if let Availability::Unavailable { reason } = backend.availability() {
-            return Err(Error::BackendUnavailable { name: backend.name().to_owned(), reason });
-        }
         let source = source.into();
         backend.load_model(&source, options).map_err(|error| Error::Load {
             backend: backend.name().to_owned(),
@@ -177,7 +203,8 @@ impl Registry {
         })
     }
 
-    /// [`load_model`](Self::load_model), for a model that can be trained.
+    /// [`load_model`](Self::load_model), for a model that can be trained: its
+    /// [`as_trainable`](TextModel::as_trainable) is `Some`.
     ///
     /// # Errors
     ///

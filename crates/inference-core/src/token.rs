@@ -6,6 +6,7 @@ pub type TokenId = u32;
 /// One generated token.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct Token {
     /// The token's id.
@@ -35,6 +36,7 @@ impl Token {
 /// A token and its log-probability.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct TokenLogprob {
     /// The token's id.

@@ -143,7 +143,11 @@ impl Drop for ProbeBus {
         for lane in &mut self.lanes {
             lane.queue = None;
             let worker = lane.worker.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(worker) = worker {
+            // A sink may have held the last reference: a thread cannot wait
+            // for itself.
+            if let Some(worker) = worker
+                && worker.thread().id() != std::thread::current().id()
+            {
                 // The worker catches panics of its sink.
                 let _ = worker.join();
             }
