@@ -48,6 +48,28 @@ pub enum ErrorKind {
     Engine,
 }
 
+impl ErrorKind {
+    /// The stable name, in snake case.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoBackendRegistered => "no_backend_registered",
+            Self::NoBackendAvailable => "no_backend_available",
+            Self::UnknownBackend => "unknown_backend",
+            Self::BackendUnavailable => "backend_unavailable",
+            Self::InvalidModel => "invalid_model",
+            Self::UnsupportedModel => "unsupported_model",
+            Self::Unsupported => "unsupported",
+            Self::InvalidOption => "invalid_option",
+            Self::InvalidInput => "invalid_input",
+            Self::Exhausted => "exhausted",
+            Self::Closed => "closed",
+            Self::Io => "io",
+            Self::Engine => "engine",
+        }
+    }
+}
+
 /// Why a call failed: what, where, what was expected and what was found.
 ///
 /// Errors are cheap to clone, because one engine failure answers every request
