@@ -1,0 +1,222 @@
+//! What transformers' Jinja environment knows and minijinja does not, put in
+//! terms of what minijinja knows.
+
+/// The filter that refuses to iterate over none, as Python does.
+pub(super) const ITERABLE: &str = "__iterable";
+
+/// Rewrites a template's source; lines stay where they are.
+///
+/// - `{% generation %}` … `{% endgeneration %}` marks the assistant's text for
+///   training. It renders its body in a scope of its own: `{% with %}`.
+/// - `{% for x in e %}` becomes `{% for x in (e)|__iterable %}`: minijinja
+///   takes none as an empty list, where Python raises.
+pub(super) fn rewrite(source: &str) -> String {
+    let mut out = String::with_capacity(source.len() + 64);
+    let mut rest = source;
+    while let Some(at) = rest.find('{') {
+        let (text, tag) = rest.split_at(at);
+        out.push_str(text);
+        let len = match tag.as_bytes().get(1) {
+            Some(b'#') => tag.find("#}").map(|end| end + 2),
+            Some(b'{') => tag_end(tag, "}}"),
+            Some(b'%') => tag_end(tag, "%}"),
+            _ => Some(1),
+        };
+        // An unfinished tag is the parser's to report.
+        let Some(len) = len else {
+            rest = tag;
+            break;
+        };
+        let (tag, after) = tag.split_at(len);
+        rest = after;
+        if !tag.starts_with("{%") {
+            out.push_str(tag);
+            continue;
+        }
+        let block = Block::new(tag);
+        match block.keyword() {
+            "generation" if block.body == "generation" => block.write("with", &mut out),
+            "endgeneration" if block.body == "endgeneration" => block.write("endwith", &mut out),
+            "for" => match checked_for(block.body) {
+                Some(body) => block.write(&body, &mut out),
+                None => out.push_str(tag),
+            },
+            "raw" => {
+                out.push_str(tag);
+                let end = end_of_raw(rest).unwrap_or(rest.len());
+                let (raw, after) = rest.split_at(end);
+                out.push_str(raw);
+                rest = after;
+            }
+            _ => out.push_str(tag),
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// A block tag in parts: `{%-`, blanks, the body, blanks, `-%}`.
+struct Block<'a> {
+    before: &'a str,
+    body: &'a str,
+    after: &'a str,
+}
+
+impl<'a> Block<'a> {
+    fn new(tag: &'a str) -> Self {
+        let inner = tag.strip_prefix("{%").unwrap_or(tag);
+        let inner = inner.strip_prefix(['-', '+']).unwrap_or(inner).trim_start();
+        let (before, _) = tag.split_at(tag.len() - inner.len());
+        let body = inner.strip_suffix("%}").unwrap_or(inner);
+        let body = body.strip_suffix(['-', '+']).unwrap_or(body).trim_end();
+        let after = inner.get(body.len()..).unwrap_or_default();
+        Self { before, body, after }
+    }
+
+    fn keyword(&self) -> &'a str {
+        let end = self.body.find(|c: char| !is_word(c)).unwrap_or(self.body.len());
+        self.body.split_at(end).0
+    }
+
+    fn write(&self, body: &str, out: &mut String) {
+        out.push_str(self.before);
+        out.push_str(body);
+        out.push_str(self.after);
+    }
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// The length of the tag at the start of `text`, its `close` included.
+fn tag_end(text: &str, close: &str) -> Option<usize> {
+    let mut depth = 0_usize;
+    let mut scan = Scan::new(text, 2);
+    while let Some((at, c)) = scan.next_outside_strings() {
+        if depth == 0 && text.get(at..).is_some_and(|text| text.starts_with(close)) {
+            return Some(at + close.len());
+        }
+        match c {
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Where the `{% endraw %}` that ends a raw block starts.
+fn end_of_raw(text: &str) -> Option<usize> {
+    text.match_indices("{%").map(|(at, _)| at).find(|&at| {
+        let tag = text.get(at + 2..).unwrap_or_default();
+        tag.trim_start_matches(['-', '+']).trim_start().starts_with("endraw")
+    })
+}
+
+/// `for T in E if C recursive` with a check around `E`.
+fn checked_for(body: &str) -> Option<String> {
+    let start = word_at_top(body, 0, &["in"])? + "in".len();
+    let end = word_at_top(body, start, &["if", "recursive"]).unwrap_or(body.len());
+    let (head, iterable, tail) = (body.get(..start)?, body.get(start..end)?, body.get(end..)?);
+    let blank = if tail.is_empty() { "" } else { " " };
+    Some(format!("{head} ({})|{ITERABLE}{blank}{tail}", iterable.trim()))
+}
+
+/// Where one of `words` stands, outside of strings and brackets.
+fn word_at_top(text: &str, from: usize, words: &[&str]) -> Option<usize> {
+    let mut depth = 0_usize;
+    let mut previous = ' ';
+    let mut scan = Scan::new(text, from);
+    while let Some((at, c)) = scan.next_outside_strings() {
+        match c {
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth = depth.saturating_sub(1),
+            _ if depth == 0 && !is_word(previous) && previous != '.' => {
+                let rest = text.get(at..).unwrap_or_default();
+                let found = words.iter().any(|word| {
+                    rest.strip_prefix(word).is_some_and(|after| !after.starts_with(is_word))
+                });
+                if found {
+                    return Some(at);
+                }
+            }
+            _ => {}
+        }
+        previous = c;
+    }
+    None
+}
+
+/// Characters with their places, string literals left out.
+struct Scan<'a> {
+    chars: std::iter::Peekable<std::str::CharIndices<'a>>,
+    from: usize,
+}
+
+impl<'a> Scan<'a> {
+    fn new(text: &'a str, from: usize) -> Self {
+        Self { chars: text.char_indices().peekable(), from }
+    }
+
+    fn next_outside_strings(&mut self) -> Option<(usize, char)> {
+        loop {
+            let (at, c) = self.chars.next()?;
+            if at < self.from {
+                continue;
+            }
+            if c != '"' && c != '\'' {
+                return Some((at, c));
+            }
+            while let Some((_, inner)) = self.chars.next() {
+                if inner == '\\' {
+                    self.chars.next();
+                } else if inner == c {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generation_blocks_become_scopes() {
+        let source = "{%- generation -%}a{% endgeneration %}{{ '{% generation %}' }}{# {% generation %} #}\
+                      {% raw %}{% generation %}{% endraw %}{%generation+%}";
+        let expected = "{%- with -%}a{% endwith %}{{ '{% generation %}' }}{# {% generation %} #}\
+                        {% raw %}{% generation %}{% endraw %}{%with+%}";
+        assert_eq!(rewrite(source), expected);
+    }
+
+    #[test]
+    fn loops_check_what_they_iterate() {
+        let cases = [
+            ("{% for x in xs %}", "{% for x in (xs)|__iterable %}"),
+            (
+                "{%- for a, b in d.items() if a in 'if' recursive -%}",
+                "{%- for a, b in (d.items())|__iterable if a in 'if' recursive -%}",
+            ),
+            (
+                "{% for x in [y if z else w] + inner.if_ %}",
+                "{% for x in ([y if z else w] + inner.if_)|__iterable %}",
+            ),
+            ("{% for x in '%}' %}", "{% for x in ('%}')|__iterable %}"),
+            ("{% form in x %}", "{% form in x %}"),
+        ];
+        for (source, expected) in cases {
+            assert_eq!(rewrite(source), expected);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics_and_keeps_lines(source in "(\\{|%|\\}|#|'|\"|-|for|in|if| |x|\\n|é|raw|endraw|generation){0,40}") {
+            let lines = |text: &str| text.matches('\n').count();
+            proptest::prop_assert!(lines(&rewrite(&source)) <= lines(&source));
+        }
+    }
+}
