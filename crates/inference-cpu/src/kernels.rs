@@ -90,10 +90,7 @@ impl Tier {
             Self::Avx512 => (has_avx2() && std::arch::is_x86_feature_detected!("avx512f"))
                 .then_some(&avx512::KERNELS),
             #[cfg(target_arch = "aarch64")]
-            Self::Neon => {
-                std::arch::is_aarch64_feature_detected!("neon").then_some(&neon::KERNELS)
-            }
-            #[expect(unreachable_patterns, reason = "reachable for the other architectures")]
+            Self::Neon => std::arch::is_aarch64_feature_detected!("neon").then_some(&neon::KERNELS),
             _ => None,
         }
     }
@@ -200,4 +197,4 @@ macro_rules! kernel_table {
         }
     };
 }
-use kernel_table;
+pub(crate) use kernel_table;

@@ -74,9 +74,7 @@ pub(super) unsafe fn sum_parts<P: Part, const PARTS: usize>(mut parts: [P; PARTS
 ///
 /// As [`Part`].
 #[inline(always)]
-pub(super) unsafe fn greatest_of_parts<P: Part, const PARTS: usize>(
-    mut parts: [P; PARTS],
-) -> f32 {
+pub(super) unsafe fn greatest_of_parts<P: Part, const PARTS: usize>(mut parts: [P; PARTS]) -> f32 {
     let mut half = PARTS / 2;
     while half > 0 {
         for i in 0..half {
