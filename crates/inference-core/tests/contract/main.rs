@@ -1,6 +1,5 @@
 //! What the contract promises, tested from outside as other crates use it.
 #![expect(
-    clippy::expect_used,
     clippy::panic,
     clippy::unwrap_used,
     reason = "a test fails by panicking, in its helpers as well"
