@@ -205,15 +205,15 @@ fn a_source_that_parks_does_not_lose_the_wake_up() {
 fn the_callers_own_park_token_is_left_alone() {
     let script = Script::default();
     let mut stream = TokenStream::new(script.source());
-    thread::current().unpark();
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            thread::sleep(Duration::from_millis(20));
-            script.push(token(1));
-        });
-        stream.next().unwrap().unwrap();
+    // Not a scope, whose end parks this thread itself.
+    let writer = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(20));
+        script.push(token(1));
     });
+    thread::current().unpark();
+    stream.next().unwrap().unwrap();
     let before = Instant::now();
     thread::park_timeout(Duration::from_secs(60));
     assert!(before.elapsed() < Duration::from_secs(30));
+    writer.join().unwrap();
 }
