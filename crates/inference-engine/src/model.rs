@@ -1,0 +1,340 @@
+//! The model that callers hold.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::task::{Wake, Waker};
+use std::thread::{JoinHandle, Thread, ThreadId};
+use std::time::Instant;
+
+use inference_core::probe::RequestId;
+use inference_core::{
+    AttentionInspector, AttentionSnapshot, BatchItem, BatchStream, Classification, ClassifyOptions,
+    Error, GenerateOptions, LogitRows, ModelInfo, ModelMetrics, Prompt, PromptLogits, Result,
+    Scorer, TextModel, TokenId, TokenSource, TokenStream,
+};
+
+use crate::channel::channel;
+use crate::classify::{classification, label_tokens, validate};
+use crate::engine_thread::Engine;
+use crate::mailbox::{Inspection, Mailbox};
+use crate::meter::Meter;
+use crate::options::EngineOptions;
+use crate::parts::ModelParts;
+use crate::request::Requirements;
+use crate::runner::ModelRunner;
+use crate::scheduler::Rank;
+use crate::stream::{EngineSource, WhenFull};
+use crate::submission::{PrefillTask, RowConsumer, Submission, Task};
+
+/// A [`TextModel`] over any [`ModelRunner`]; see the [crate](crate) for how it
+/// serves requests.
+#[derive(Debug)]
+pub struct EngineModel {
+    requirements: Arc<Requirements>,
+    channel_capacity: usize,
+    mailbox: Arc<Mailbox>,
+    meter: Arc<Meter>,
+    next_request: AtomicU64,
+    inspects_attention: bool,
+    engine: ThreadId,
+    /// Taken by whoever closes.
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl EngineModel {
+    /// Starts an engine thread that owns `runner`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidOption`](inference_core::ErrorKind::InvalidOption) for options
+    /// or defaults outside their range,
+    /// [`InvalidInput`](inference_core::ErrorKind::InvalidInput) for a runner
+    /// without vocabulary, context or KV blocks, or an end-of-sequence token
+    /// outside the vocabulary,
+    /// [`Engine`](inference_core::ErrorKind::Engine) where no thread can be
+    /// started.
+    pub fn start(
+        runner: Box<dyn ModelRunner>,
+        parts: ModelParts,
+        options: EngineOptions,
+    ) -> Result<Arc<Self>> {
+        options.validate()?;
+        let requirements = Arc::new(Requirements::new(runner.spec().clone(), parts)?);
+        let mailbox = Arc::new(Mailbox::new(options.max_queue));
+        let meter = Arc::new(Meter::default());
+        let inspects_attention = runner.inspects_attention();
+        let channel_capacity = options.channel_capacity;
+        let tokenizer = requirements.parts.tokenizer.clone();
+        let (shared_mailbox, shared_meter) = (Arc::clone(&mailbox), Arc::clone(&meter));
+        let engine = Engine::new(runner, options, tokenizer, shared_mailbox, shared_meter);
+        let thread = std::thread::Builder::new()
+            .name("inference-engine".into())
+            .spawn(move || engine.run())
+            .map_err(|error| Error::engine("the engine thread could not be started", error))?;
+        Ok(Arc::new(Self {
+            requirements,
+            channel_capacity,
+            mailbox,
+            meter,
+            next_request: AtomicU64::new(0),
+            inspects_attention,
+            engine: thread.thread().id(),
+            thread: Mutex::new(Some(thread)),
+        }))
+    }
+
+    fn request_id(&self) -> RequestId {
+        RequestId(self.next_request.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A checked request, not yet submitted.
+    fn source(
+        &self,
+        prompt: &Prompt,
+        options: GenerateOptions,
+        when_full: WhenFull,
+    ) -> Result<Box<dyn TokenSource>> {
+        self.mailbox.check_open()?;
+        let (ids, plan) = self.requirements.generation(prompt, options)?;
+        let seed = plan.seed;
+        let (sender, reader) = channel(self.channel_capacity, Arc::clone(&self.mailbox));
+        let submission = Submission {
+            id: self.request_id(),
+            // The last token is never computed.
+            positions: ids.len() + plan.max_tokens - 1,
+            ids,
+            rank: Rank::new(plan.priority, 0),
+            deadline: plan.deadline,
+            cancel: plan.cancel.clone(),
+            submitted: Instant::now(),
+            task: Task::Generate(Box::new(plan), sender),
+        };
+        let mailbox = Arc::clone(&self.mailbox);
+        Ok(Box::new(EngineSource::new(mailbox, submission, reader, seed, when_full)))
+    }
+
+    fn prefill(&self, ids: Vec<TokenId>, task: PrefillTask) -> Submission {
+        Submission {
+            id: self.request_id(),
+            positions: ids.len(),
+            ids,
+            rank: Rank::new(0, 0),
+            deadline: None,
+            cancel: None,
+            submitted: Instant::now(),
+            task: Task::Prefill(task),
+        }
+    }
+
+    /// Queues all of `submissions`, blocking while the queue is full.
+    fn submit_all(&self, mut submissions: VecDeque<Submission>) -> Result<()> {
+        struct Unpark(Thread);
+        impl Wake for Unpark {
+            fn wake(self: Arc<Self>) {
+                self.0.unpark();
+            }
+        }
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        loop {
+            self.mailbox.submit_some(&mut submissions, &waker)?;
+            if submissions.is_empty() {
+                return Ok(());
+            }
+            std::thread::park();
+        }
+    }
+
+    /// What the engine thread sent back, or why it did not.
+    fn answer<T>(&self, reply: &mpsc::Receiver<T>) -> Result<T> {
+        reply.recv().map_err(|_| {
+            let stopped = || Error::engine_message("the engine thread stopped");
+            self.mailbox.check_open().err().unwrap_or_else(stopped)
+        })
+    }
+}
+
+impl TextModel for EngineModel {
+    fn generate(&self, prompt: Prompt, options: GenerateOptions) -> Result<TokenStream> {
+        Ok(TokenStream::new(self.source(&prompt, options, WhenFull::Refuse)?))
+    }
+
+    fn classify(
+        &self,
+        prompts: Vec<Prompt>,
+        options: &ClassifyOptions,
+    ) -> Result<Vec<Result<Classification>>> {
+        self.mailbox.check_open()?;
+        validate(&self.requirements, options)?;
+        let options = Arc::new(options.clone());
+        let (reply, replies) = mpsc::channel();
+        let mut results: Vec<Option<Result<Classification>>> = Vec::new();
+        let mut submissions = VecDeque::new();
+        for (index, prompt) in prompts.iter().enumerate() {
+            match self.requirements.prompt_ids(prompt, self.requirements.context_len()) {
+                Err(error) => results.push(Some(Err(error))),
+                Ok(ids) => {
+                    let tokens = label_tokens(&self.requirements, prompt, &options.labels)?;
+                    let consumer = Box::new(Classifier {
+                        index,
+                        requirements: Arc::clone(&self.requirements),
+                        options: Arc::clone(&options),
+                        label_tokens: tokens,
+                        prompt_tokens: ids.len(),
+                        result: None,
+                        reply: reply.clone(),
+                    });
+                    let task = PrefillTask { all_rows: false, consumer };
+                    submissions.push_back(self.prefill(ids, task));
+                    results.push(None);
+                }
+            }
+        }
+        drop(reply);
+        let expected = submissions.len();
+        self.submit_all(submissions)?;
+        for _ in 0..expected {
+            let (index, result) = self.answer(&replies)?;
+            if let Some(slot) = results.get_mut(index) {
+                *slot = Some(result);
+            }
+        }
+        let missing = || Err(Error::engine_message("the item ended without an outcome"));
+        Ok(results.into_iter().map(|result| result.unwrap_or_else(missing)).collect())
+    }
+
+    fn batch_generate(&self, items: Vec<BatchItem>) -> Result<BatchStream> {
+        self.mailbox.check_open()?;
+        let sources =
+            items.into_iter().map(|i| self.source(&i.prompt, i.options, WhenFull::Wait)).collect();
+        Ok(BatchStream::new(sources))
+    }
+
+    fn encode(&self, text: &str, add_special: bool) -> Result<Vec<TokenId>> {
+        self.mailbox.check_open()?;
+        self.requirements.tokenizer("encode")?.encode(text, add_special)
+    }
+
+    fn decode(&self, ids: &[TokenId], skip_special: bool) -> Result<String> {
+        self.mailbox.check_open()?;
+        self.requirements.tokenizer("decode")?.decode(ids, skip_special)
+    }
+
+    fn model_type(&self) -> &str {
+        &self.requirements.parts.info.architecture
+    }
+
+    fn info(&self) -> &ModelInfo {
+        &self.requirements.parts.info
+    }
+
+    fn metrics(&self) -> ModelMetrics {
+        let mut metrics = self.meter.read();
+        metrics.queued = self.mailbox.queued();
+        metrics
+    }
+
+    fn close(&self) {
+        self.mailbox.close();
+        // A waker or sink may drop the model on the engine thread itself,
+        // which then ends without being waited for.
+        if std::thread::current().id() == self.engine {
+            return;
+        }
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.take() {
+            // The engine catches its own panics.
+            let _ = thread.join();
+        }
+    }
+
+    fn as_scorer(&self) -> Option<&dyn Scorer> {
+        Some(self)
+    }
+
+    fn as_attention_inspector(&self) -> Option<&dyn AttentionInspector> {
+        self.inspects_attention.then_some(self)
+    }
+}
+
+impl Drop for EngineModel {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Scorer for EngineModel {
+    fn prompt_logits(&self, prompt: Prompt, rows: LogitRows) -> Result<PromptLogits> {
+        self.mailbox.check_open()?;
+        let all_rows = match rows {
+            LogitRows::All => true,
+            LogitRows::Last => false,
+            _ => return Err(Error::unsupported("the engine", format!("{rows:?} logit rows"))),
+        };
+        let ids = self.requirements.prompt_ids(&prompt, self.requirements.context_len())?;
+        let (reply, replies) = mpsc::channel();
+        let consumer = Box::new(Collector { values: Vec::new(), reply });
+        let submission = self.prefill(ids, PrefillTask { all_rows, consumer });
+        self.mailbox.submit(submission)?;
+        let values = self.answer(&replies)??;
+        Ok(PromptLogits::new(self.requirements.spec.vocab_size, values))
+    }
+}
+
+impl AttentionInspector for EngineModel {
+    fn inspect_attention(&self, prompt: Prompt) -> Result<AttentionSnapshot> {
+        self.mailbox.check_open()?;
+        let ids = self.requirements.prompt_ids(&prompt, self.requirements.context_len())?;
+        let (reply, replies) = mpsc::channel();
+        self.mailbox.inspect(Inspection { ids, reply })?;
+        self.answer(&replies)?
+    }
+}
+
+/// Collects rows for [`Scorer`].
+struct Collector {
+    values: Vec<f32>,
+    reply: mpsc::Sender<Result<Vec<f32>>>,
+}
+
+impl RowConsumer for Collector {
+    fn row(&mut self, logits: &[f32]) {
+        self.values.extend_from_slice(logits);
+    }
+
+    fn end(self: Box<Self>, end: Result<()>) {
+        let Self { values, reply } = *self;
+        // A caller that went away needs no answer.
+        let _ = reply.send(end.map(|()| values));
+    }
+}
+
+/// Turns the last row into a classification, on the engine thread, so that no
+/// row is copied.
+struct Classifier {
+    index: usize,
+    requirements: Arc<Requirements>,
+    options: Arc<ClassifyOptions>,
+    label_tokens: Vec<TokenId>,
+    prompt_tokens: usize,
+    result: Option<Result<Classification>>,
+    reply: mpsc::Sender<(usize, Result<Classification>)>,
+}
+
+impl RowConsumer for Classifier {
+    fn row(&mut self, logits: &[f32]) {
+        self.result = Some(classification(
+            self.requirements.parts.tokenizer.as_deref(),
+            &self.options,
+            &self.label_tokens,
+            self.prompt_tokens,
+            logits,
+        ));
+    }
+
+    fn end(self: Box<Self>, end: Result<()>) {
+        let missing = || Err(Error::engine_message("a prefill ended without logits"));
+        let Self { index, result, reply, .. } = *self;
+        let _ = reply.send((index, end.and_then(|()| result.unwrap_or_else(missing))));
+    }
+}

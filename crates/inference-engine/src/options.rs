@@ -1,0 +1,158 @@
+//! Options of one engine.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use inference_core::probe::ProbeBus;
+use inference_core::{Error, Result};
+
+/// How one engine shares its runner among requests.
+///
+/// ```
+/// use inference_engine::EngineOptions;
+///
+/// let options = EngineOptions::default().with_max_batch(4).with_step_token_budget(256);
+/// options.validate()?;
+/// # Ok::<(), inference_core::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct EngineOptions {
+    /// Sequences that run at the same time (parallel slots), 1 to 4096.
+    /// More: higher throughput under load. Fewer: each sequence is faster and
+    /// the KV blocks are shared by fewer. Default: 8.
+    pub max_batch: usize,
+    /// Most tokens that one step computes; at least `max_batch`. Larger:
+    /// prompts are computed in fewer, more efficient steps. Smaller: tokens of
+    /// running sequences are held up less by a long prompt, and a step's
+    /// activations take less memory. Default: 512.
+    pub step_token_budget: usize,
+    /// Tokens a stream buffers ahead of its reader, at least 1. When they are
+    /// there unread, the sequence is parked; it keeps its slot and blocks.
+    /// Larger: uneven readers park less. Smaller: less is computed in vain for
+    /// a reader that goes away. Default: 64.
+    pub channel_capacity: usize,
+    /// Requests that may wait for a slot, at least 1. A further one is refused
+    /// with [`Exhausted`](inference_core::ErrorKind::Exhausted); those of a
+    /// batch or of `classify` wait outside instead. Default: 1024.
+    pub max_queue: usize,
+    /// How long a sequence stays parked before it ends as
+    /// [`Lagging`](inference_core::FinishReason::Lagging); greater than zero.
+    /// Longer: patient with readers. Shorter: their slots are free sooner.
+    /// Default: 30 s.
+    pub lag_timeout: Duration,
+    /// Where events go. Default: nowhere.
+    pub probe_bus: Option<Arc<ProbeBus>>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            max_batch: 8,
+            step_token_budget: 512,
+            channel_capacity: 64,
+            max_queue: 1024,
+            lag_timeout: Duration::from_secs(30),
+            probe_bus: None,
+        }
+    }
+}
+
+impl EngineOptions {
+    /// Default options.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets how many sequences run at the same time.
+    #[must_use]
+    pub fn with_max_batch(mut self, sequences: usize) -> Self {
+        self.max_batch = sequences;
+        self
+    }
+
+    /// Sets the most tokens of one step.
+    #[must_use]
+    pub fn with_step_token_budget(mut self, tokens: usize) -> Self {
+        self.step_token_budget = tokens;
+        self
+    }
+
+    /// Sets how many tokens a stream buffers.
+    #[must_use]
+    pub fn with_channel_capacity(mut self, tokens: usize) -> Self {
+        self.channel_capacity = tokens;
+        self
+    }
+
+    /// Sets how many requests may wait for a slot.
+    #[must_use]
+    pub fn with_max_queue(mut self, requests: usize) -> Self {
+        self.max_queue = requests;
+        self
+    }
+
+    /// Sets how long a slow reader is waited for.
+    #[must_use]
+    pub fn with_lag_timeout(mut self, timeout: Duration) -> Self {
+        self.lag_timeout = timeout;
+        self
+    }
+
+    /// Sets where events go.
+    #[must_use]
+    pub fn with_probe_bus(mut self, bus: Arc<ProbeBus>) -> Self {
+        self.probe_bus = Some(bus);
+        self
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidOption`](inference_core::ErrorKind::InvalidOption)
+    /// for the first value outside its range.
+    pub fn validate(&self) -> Result<()> {
+        if !(1..=4096).contains(&self.max_batch) {
+            return Err(Error::invalid_option("max_batch", self.max_batch, "1 to 4096"));
+        }
+        if self.step_token_budget < self.max_batch {
+            let expected = format!("at least max_batch ({})", self.max_batch);
+            let value = self.step_token_budget;
+            return Err(Error::invalid_option("step_token_budget", value, expected));
+        }
+        if self.channel_capacity == 0 {
+            return Err(Error::invalid_option("channel_capacity", 0, "at least 1"));
+        }
+        if self.max_queue == 0 {
+            return Err(Error::invalid_option("max_queue", 0, "at least 1"));
+        }
+        if self.lag_timeout.is_zero() {
+            return Err(Error::invalid_option("lag_timeout", "0 s", "more than 0 s"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_field_is_checked() {
+        let bad = [
+            (EngineOptions::new().with_max_batch(0), "max_batch"),
+            (EngineOptions::new().with_max_batch(5000), "max_batch"),
+            (EngineOptions::new().with_step_token_budget(7), "step_token_budget"),
+            (EngineOptions::new().with_channel_capacity(0), "channel_capacity"),
+            (EngineOptions::new().with_max_queue(0), "max_queue"),
+            (EngineOptions::new().with_lag_timeout(Duration::ZERO), "lag_timeout"),
+        ];
+        for (options, field) in bad {
+            let message = options.validate().unwrap_err().to_string();
+            assert!(message.contains(field), "{message}");
+        }
+        EngineOptions::new().validate().unwrap();
+    }
+}

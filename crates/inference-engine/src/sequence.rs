@@ -1,0 +1,228 @@
+//! A request in a slot.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use inference_core::probe::{Phase, ProbeBus, ProbeEvent, ProbeKind, RequestId};
+use inference_core::{CancelToken, Error, FinishReason, GenerateMetrics, TokenId};
+use inference_text::Tokenizer;
+
+use crate::block_pool::BlockTable;
+use crate::generation::Generation;
+use crate::scheduler::{Candidate, Rank};
+use crate::submission::{PrefillTask, Submission, Task, overdue, refuse};
+
+/// A request that holds a slot and KV blocks.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    pub(crate) id: RequestId,
+    /// The prompt and what was generated.
+    pub(crate) ids: Vec<TokenId>,
+    pub(crate) prompt_len: usize,
+    /// Tokens of `ids` whose keys and values are in the blocks.
+    pub(crate) computed: usize,
+    pub(crate) table: BlockTable,
+    pub(crate) work: Work,
+    rank: Rank,
+    deadline: Option<Instant>,
+    cancel: Option<CancelToken>,
+    submitted: Instant,
+    /// When the first step that worked on it began.
+    started: Option<Instant>,
+    peak_bytes: u64,
+}
+
+/// What a sequence is for.
+#[derive(Debug)]
+pub(crate) enum Work {
+    Generate(Box<Generation>),
+    Prefill(PrefillTask),
+}
+
+/// How a request ends: with a reason, or an error. A prefill that has all its
+/// rows ends with [`Ending::Complete`].
+#[derive(Clone, Debug)]
+pub(crate) enum Ending {
+    Reason(FinishReason),
+    Complete,
+    Error(Error),
+}
+
+impl Sequence {
+    /// Gives a request its blocks.
+    pub(crate) fn admit(
+        submission: Submission,
+        table: BlockTable,
+        tokenizer: Option<Arc<Tokenizer>>,
+    ) -> Self {
+        let Submission { id, ids, rank, deadline, cancel, submitted, task, .. } = submission;
+        let work = match task {
+            Task::Generate(plan, sender) => {
+                Work::Generate(Box::new(Generation::new(*plan, &ids, tokenizer, sender)))
+            }
+            Task::Prefill(task) => Work::Prefill(task),
+        };
+        Self {
+            id,
+            prompt_len: ids.len(),
+            ids,
+            computed: 0,
+            table,
+            work,
+            rank,
+            deadline,
+            cancel,
+            submitted,
+            started: None,
+            peak_bytes: 0,
+        }
+    }
+
+    /// What the scheduler may do with it; nothing while it is parked.
+    pub(crate) fn candidate(&self, slot: usize) -> Candidate {
+        let parked = matches!(&self.work, Work::Generate(generation) if generation.is_parked());
+        let pending = if parked { 0 } else { self.ids.len() - self.computed };
+        Candidate { slot, pending, prefill: self.computed < self.prompt_len, rank: self.rank }
+    }
+
+    /// Its blocks, for the pool.
+    pub(crate) fn take_table(&mut self) -> BlockTable {
+        std::mem::take(&mut self.table)
+    }
+
+    /// How many tokens so many rows of logits become.
+    pub(crate) fn generates(&self, rows: usize) -> u64 {
+        if matches!(self.work, Work::Generate(_)) { rows as u64 } else { 0 }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        if self.computed < self.prompt_len { Phase::Prefill } else { Phase::Decode }
+    }
+
+    /// Why it must not go on, if so. A parked sequence first tries to deliver.
+    pub(crate) fn check(&mut self, now: Instant, lag: Duration) -> Option<FinishReason> {
+        let dropped = match &self.work {
+            Work::Generate(generation) => generation.is_cancelled(),
+            Work::Prefill(_) => false,
+        };
+        if let Some(reason) = overdue(dropped, self.cancel.as_ref(), self.deadline, now) {
+            return Some(reason);
+        }
+        match &mut self.work {
+            Work::Generate(generation) => generation.flush(now, lag),
+            Work::Prefill(_) => None,
+        }
+    }
+
+    /// When [`check`](Self::check) may find something that no wake-up tells.
+    pub(crate) fn next_check(&self, lag: Duration) -> (Option<Instant>, bool) {
+        let lagging = match &self.work {
+            Work::Generate(generation) => {
+                generation.parked_since().and_then(|t| t.checked_add(lag))
+            }
+            Work::Prefill(_) => None,
+        };
+        let at = [self.deadline, lagging].into_iter().flatten().min();
+        (at, self.cancel.is_some())
+    }
+
+    /// Notes that a step works on it, and how many bytes the model then holds.
+    pub(crate) fn note_step(&mut self, now: Instant, active_bytes: u64) {
+        self.started.get_or_insert(now);
+        self.peak_bytes = self.peak_bytes.max(active_bytes);
+    }
+
+    /// Positions of `ids` in a share of `len` tokens whose logits are wanted.
+    pub(crate) fn wanted_rows(&self, len: usize) -> std::ops::Range<usize> {
+        let end = self.computed + len;
+        let all = matches!(&self.work, Work::Prefill(task) if task.all_rows);
+        if all {
+            self.computed..end
+        } else if end == self.ids.len() {
+            end - 1..end
+        } else {
+            end..end
+        }
+    }
+
+    /// Takes the logits of a computed share, one row per wanted position.
+    pub(crate) fn take_rows<'a>(
+        &mut self,
+        len: usize,
+        rows: impl Iterator<Item = &'a [f32]>,
+        now: Instant,
+        bus: Option<&ProbeBus>,
+    ) -> Option<Ending> {
+        self.computed += len;
+        match &mut self.work {
+            Work::Prefill(task) => {
+                rows.for_each(|row| task.consumer.row(row));
+                (self.computed == self.ids.len()).then_some(Ending::Complete)
+            }
+            Work::Generate(generation) => {
+                let mut ending = None;
+                for row in rows {
+                    ending = Self::advance(generation, &mut self.ids, self.id, row, now, bus);
+                }
+                ending
+            }
+        }
+    }
+
+    fn advance(
+        generation: &mut Generation,
+        ids: &mut Vec<TokenId>,
+        id: RequestId,
+        row: &[f32],
+        now: Instant,
+        bus: Option<&ProbeBus>,
+    ) -> Option<Ending> {
+        if let Some(bus) = bus
+            && bus.wants(ProbeKind::Logits)
+        {
+            let event = ProbeEvent::Logits { index: generation.generated(), values: row.into() };
+            bus.emit(Some(id), Phase::Decode, event);
+        }
+        let probe = |index, token: &inference_core::Token| {
+            if let Some(bus) = bus
+                && bus.wants(ProbeKind::Token)
+            {
+                let text = token.text.clone();
+                let event = ProbeEvent::Token { id: token.id, text, index };
+                bus.emit(Some(id), Phase::Decode, event);
+            }
+        };
+        match generation.advance(row, ids, now, probe) {
+            Ok(reason) => reason.map(Ending::Reason),
+            Err(error) => Some(Ending::Error(error)),
+        }
+    }
+
+    /// Ends it: tells its reader. The caller has its blocks.
+    pub(crate) fn end(self, ending: Ending, active_bytes: u64) -> Option<FinishReason> {
+        let now = Instant::now();
+        let peak = self.peak_bytes.max(active_bytes);
+        match self.work {
+            Work::Prefill(task) => {
+                let outcome = match ending {
+                    Ending::Complete => Ok(()),
+                    Ending::Reason(reason) => refuse(Ok(reason)),
+                    Ending::Error(error) => Err(error),
+                };
+                task.consumer.end(outcome);
+                None
+            }
+            Work::Generate(generation) => {
+                let mut metrics = GenerateMetrics::default();
+                metrics.prompt_tokens = self.prompt_len;
+                metrics.total_time = now.duration_since(self.submitted);
+                let started = self.started.unwrap_or(now);
+                metrics.queue_time = started.duration_since(self.submitted);
+                metrics.peak_bytes = peak;
+                metrics.active_bytes = active_bytes;
+                generation.fill_times(&mut metrics, self.submitted, started, now);
+                generation.end(ending, metrics)
+            }
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! A deterministic runner without a model, for tests of the engine and of
+//! what is built on it. Feature `test-support`.
+//!
+//! Its "keys and values" are the token and its position, stored in simulated
+//! KV blocks; the logits of a row are a hash of the whole history *as read
+//! back from the blocks* that the step names. So a wrong block table, a block
+//! shared by two sequences, a wrong position or a lost token changes the
+//! logits, as it would with a real model, while the company of other sequences
+//! and the cutting of prompts into steps must not.
+//!
+//! ```
+//! use inference_core::{GenerateOptions, ModelInfo, TextModel};
+//! use inference_engine::sim_runner::{SimRunner, SimSpec};
+//! use inference_engine::{EngineModel, EngineOptions, ModelParts};
+//!
+//! let (runner, control) = SimRunner::new(SimSpec::default());
+//! let parts = ModelParts::new(ModelInfo::default());
+//! let model = EngineModel::start(Box::new(runner), parts, EngineOptions::default())?;
+//! let options = GenerateOptions::new().with_max_tokens(3);
+//! assert_eq!(model.generate(vec![1, 2].into(), options)?.count(), 3);
+//! assert_eq!(control.batches().len(), 3);
+//! # Ok::<(), inference_core::Error>(())
+//! ```
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use inference_core::{AttentionSnapshot, Error, LayerAttention, Result, TokenId};
+
+use crate::runner::{BlockId, MemoryUsage, ModelRunner, RunnerSpec, StepBatch, StepSequence};
+
+/// Sizes of a simulated model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SimSpec {
+    /// Size of the vocabulary.
+    pub vocab_size: usize,
+    /// Longest sequence, in tokens.
+    pub context_len: usize,
+    /// Tokens per KV block.
+    pub block_size: usize,
+    /// KV blocks in the pool.
+    pub num_blocks: usize,
+    /// Whether attention can be inspected.
+    pub inspects_attention: bool,
+}
+
+impl Default for SimSpec {
+    fn default() -> Self {
+        Self {
+            vocab_size: 64,
+            context_len: 512,
+            block_size: 4,
+            num_blocks: 512,
+            inspects_attention: false,
+        }
+    }
+}
+
+impl SimSpec {
+    /// Sets the size of the vocabulary.
+    #[must_use]
+    pub fn with_vocab_size(mut self, tokens: usize) -> Self {
+        self.vocab_size = tokens;
+        self
+    }
+
+    /// Sets the longest sequence.
+    #[must_use]
+    pub fn with_context_len(mut self, tokens: usize) -> Self {
+        self.context_len = tokens;
+        self
+    }
+
+    /// Sets the pool: tokens per block, and blocks.
+    #[must_use]
+    pub fn with_blocks(mut self, block_size: usize, num_blocks: usize) -> Self {
+        self.block_size = block_size;
+        self.num_blocks = num_blocks;
+        self
+    }
+
+    /// Sets whether attention can be inspected.
+    #[must_use]
+    pub fn with_attention(mut self, inspects: bool) -> Self {
+        self.inspects_attention = inspects;
+        self
+    }
+}
+
+/// What goes wrong in a forward pass.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum SimFault {
+    /// It fails, and the runner can go on or not.
+    Error {
+        /// Whether the runner can go on.
+        survives: bool,
+    },
+    /// It panics.
+    Panic,
+    /// The logits of every row that belongs to a prompt beginning with this
+    /// token are NaN.
+    Nan(TokenId),
+    /// It returns one logit too few.
+    Short,
+}
+
+/// The one row that a prompt's history leads to, by hand.
+type Script = Arc<dyn Fn(&[TokenId]) -> Option<TokenId> + Send + Sync>;
+
+#[derive(Default)]
+struct Control {
+    batches: Vec<StepBatch>,
+    faults: HashMap<usize, SimFault>,
+    delay: Duration,
+    /// Forward passes that may still run; `None` is without limit.
+    permits: Option<usize>,
+    script: Option<Script>,
+    dropped: bool,
+}
+
+/// Steers a [`SimRunner`] and sees what it was given.
+#[derive(Clone, Default)]
+pub struct SimControl {
+    control: Arc<(Mutex<Control>, Condvar)>,
+}
+
+impl std::fmt::Debug for SimControl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SimControl").field("batches", &self.lock().batches.len()).finish()
+    }
+}
+
+impl SimControl {
+    fn lock(&self) -> MutexGuard<'_, Control> {
+        self.control.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every batch so far.
+    #[must_use]
+    pub fn batches(&self) -> Vec<StepBatch> {
+        self.lock().batches.clone()
+    }
+
+    /// Makes forward pass `index` (from 0) go wrong.
+    pub fn fail_at(&self, index: usize, fault: SimFault) {
+        self.lock().faults.insert(index, fault);
+    }
+
+    /// Makes every forward pass take at least so long.
+    pub fn set_delay(&self, delay: Duration) {
+        self.lock().delay = delay;
+    }
+
+    /// Chooses the next token by the history, where `script` returns one:
+    /// that token then has by far the largest logit.
+    pub fn set_script(
+        &self,
+        script: impl Fn(&[TokenId]) -> Option<TokenId> + Send + Sync + 'static,
+    ) {
+        self.lock().script = Some(Arc::new(script));
+    }
+
+    /// Holds every forward pass until [`allow`](Self::allow) lets it run.
+    pub fn hold(&self) {
+        self.lock().permits = Some(0);
+    }
+
+    /// Lets `passes` more forward passes run.
+    pub fn allow(&self, passes: usize) {
+        let mut control = self.lock();
+        control.permits = control.permits.map(|permits| permits + passes);
+        drop(control);
+        self.control.1.notify_all();
+    }
+
+    /// Lets every forward pass run.
+    pub fn release(&self) {
+        self.lock().permits = None;
+        self.control.1.notify_all();
+    }
+
+    /// Waits until `passes` forward passes have begun; `false` if they have
+    /// not after ten seconds.
+    #[must_use]
+    pub fn wait_for(&self, passes: usize) -> bool {
+        let mut control = self.lock();
+        for _ in 0..100 {
+            if control.batches.len() >= passes {
+                return true;
+            }
+            let waited = self.control.1.wait_timeout(control, Duration::from_millis(100));
+            control = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        control.batches.len() >= passes
+    }
+
+    /// Whether the runner was dropped, and its memory with it.
+    #[must_use]
+    pub fn is_dropped(&self) -> bool {
+        self.lock().dropped
+    }
+
+    /// Notes a batch, waits for its permit, and returns its fault.
+    fn begin(&self, batch: &StepBatch) -> (Option<SimFault>, Option<Script>) {
+        let mut control = self.lock();
+        let index = control.batches.len();
+        control.batches.push(batch.clone());
+        self.control.1.notify_all();
+        while control.permits == Some(0) {
+            control = self.control.1.wait(control).unwrap_or_else(PoisonError::into_inner);
+        }
+        control.permits = control.permits.map(|permits| permits - 1);
+        let (fault, script) = (control.faults.remove(&index), control.script.clone());
+        let delay = control.delay;
+        drop(control);
+        std::thread::sleep(delay);
+        (fault, script)
+    }
+}
+
+/// A deterministic runner; see the [module](self).
+#[derive(Debug)]
+pub struct SimRunner {
+    spec: RunnerSpec,
+    inspects_attention: bool,
+    /// `[num_blocks * block_size]`: what each slot of the pool holds.
+    slots: Vec<Option<(usize, TokenId)>>,
+    control: SimControl,
+    survives: bool,
+    largest_step: usize,
+}
+
+impl SimRunner {
+    /// A runner, and the control that stays with the test.
+    #[must_use]
+    pub fn new(spec: SimSpec) -> (Self, SimControl) {
+        let SimSpec { vocab_size, context_len, block_size, num_blocks, inspects_attention } = spec;
+        let control = SimControl::default();
+        let runner = Self {
+            spec: RunnerSpec::new(vocab_size, context_len, block_size, num_blocks),
+            inspects_attention,
+            slots: vec![None; block_size * num_blocks],
+            control: control.clone(),
+            survives: false,
+            largest_step: 0,
+        };
+        (runner, control)
+    }
+
+    /// The logits that follow `history`, `[vocab_size]`, computed without any
+    /// block: what a correct engine leads to.
+    #[must_use]
+    pub fn expected_logits(vocab_size: usize, history: &[TokenId]) -> Vec<f32> {
+        let slots = history.iter().copied().enumerate().map(Some);
+        logits(vocab_size, history_hash(slots))
+    }
+
+    fn slot(&self, sequence: &StepSequence, position: usize) -> Result<usize> {
+        let block_size = self.spec.block_size;
+        let missing = || Error::engine_message(format!("no block for position {position}"));
+        let block: BlockId =
+            sequence.block_table.get(position / block_size).copied().ok_or_else(missing)?;
+        let slot = block as usize * block_size + position % block_size;
+        if slot < self.slots.len() { Ok(slot) } else { Err(missing()) }
+    }
+
+    /// What the blocks of a sequence hold up to and including `position`.
+    fn read(&self, sequence: &StepSequence, position: usize) -> Result<Vec<Option<(usize, u32)>>> {
+        (0..=position).map(|at| Ok(self.slots[self.slot(sequence, at)?])).collect()
+    }
+
+    fn row(
+        &self,
+        sequence: &StepSequence,
+        position: usize,
+        script: Option<&Script>,
+        fault: Option<&SimFault>,
+    ) -> Result<Vec<f32>> {
+        let held = self.read(sequence, position)?;
+        let first = held.first().copied().flatten().map(|(_, token)| token);
+        if let Some(SimFault::Nan(token)) = fault
+            && first == Some(*token)
+        {
+            return Ok(vec![f32::NAN; self.spec.vocab_size]);
+        }
+        let mut row = logits(self.spec.vocab_size, history_hash(held.iter().copied()));
+        let history: Vec<TokenId> = held.iter().flatten().map(|(_, token)| *token).collect();
+        if let Some(next) = script.and_then(|script| script(&history))
+            && let Some(logit) = row.get_mut(next as usize)
+        {
+            *logit = 1000.0;
+        }
+        Ok(row)
+    }
+}
+
+impl Drop for SimRunner {
+    fn drop(&mut self) {
+        self.control.lock().dropped = true;
+    }
+}
+
+impl ModelRunner for SimRunner {
+    fn spec(&self) -> &RunnerSpec {
+        &self.spec
+    }
+
+    #[expect(clippy::panic, reason = "one of the faults that a test asks for")]
+    fn forward(&mut self, batch: &StepBatch) -> Result<Vec<f32>> {
+        let (fault, script) = self.control.begin(batch);
+        match &fault {
+            Some(SimFault::Error { survives }) => {
+                self.survives = *survives;
+                return Err(Error::engine_message("simulated failure"));
+            }
+            Some(SimFault::Panic) => panic!("simulated panic"),
+            _ => {}
+        }
+        self.largest_step = self.largest_step.max(batch.tokens.len());
+        for sequence in &batch.sequences {
+            for offset in 0..sequence.len {
+                let position = sequence.position + offset;
+                let slot = self.slot(sequence, position)?;
+                self.slots[slot] = Some((position, batch.tokens[sequence.start + offset]));
+            }
+        }
+        let mut values = Vec::with_capacity(batch.logit_rows.len() * self.spec.vocab_size);
+        for &row in &batch.logit_rows {
+            let owner = batch.sequences.iter().find(|s| (s.start..s.start + s.len).contains(&row));
+            let unowned = || Error::engine_message(format!("row {row} belongs to no sequence"));
+            let sequence = owner.ok_or_else(unowned)?;
+            let position = sequence.position + row - sequence.start;
+            values.extend(self.row(sequence, position, script.as_ref(), fault.as_ref())?);
+        }
+        if matches!(fault, Some(SimFault::Short)) {
+            values.pop();
+        }
+        Ok(values)
+    }
+
+    fn survives(&self, _: &Error) -> bool {
+        self.survives
+    }
+
+    /// 1000 bytes of weights, 10 per block, and 1 per token of the largest
+    /// step.
+    fn memory(&self) -> MemoryUsage {
+        MemoryUsage { weights: 1000, kv_block: 10, activations: self.largest_step as u64 }
+    }
+
+    fn inspects_attention(&self) -> bool {
+        self.inspects_attention
+    }
+
+    fn inspect_attention(&mut self, ids: &[TokenId]) -> Result<AttentionSnapshot> {
+        let values: Vec<f32> = ids.iter().map(|id| *id as f32).collect();
+        let layer = LayerAttention::new(0, [1, 1, 1], values.clone(), values);
+        Ok(AttentionSnapshot::new(ids.to_vec(), vec![layer]))
+    }
+}
+
+/// FNV-1a over the held (position, token) pairs; an empty slot is a value of
+/// its own.
+fn history_hash(slots: impl Iterator<Item = Option<(usize, TokenId)>>) -> u64 {
+    slots.fold(0xcbf2_9ce4_8422_2325, |hash, slot| {
+        let value =
+            slot.map_or(u64::MAX, |(position, token)| (position as u64) << 32 | u64::from(token));
+        mix(hash ^ value)
+    })
+}
+
+/// The finalizer of SplitMix64 (Steele, Lea, Flood, "Fast Splittable
+/// Pseudorandom Number Generators").
+fn mix(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ value >> 31
+}
+
+/// Values in `[-8, 8)`, one per token.
+fn logits(vocab_size: usize, hash: u64) -> Vec<f32> {
+    let unit = |bits: u64| (bits >> 40) as f32 / (1 << 24) as f32;
+    (0..vocab_size as u64).map(|token| unit(mix(hash ^ mix(token))) * 16.0 - 8.0).collect()
+}

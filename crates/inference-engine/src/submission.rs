@@ -1,0 +1,113 @@
+//! A request on its way to a slot.
+
+use std::time::Instant;
+
+use inference_core::probe::RequestId;
+use inference_core::{CancelToken, Completion, FinishReason, GenerateMetrics, Result, TokenId};
+
+use crate::channel::TokenSender;
+use crate::request::GeneratePlan;
+use crate::scheduler::Rank;
+
+/// A request that was checked and may be queued.
+#[derive(Debug)]
+pub(crate) struct Submission {
+    pub(crate) id: RequestId,
+    /// The prompt, at least one token, all inside the vocabulary.
+    pub(crate) ids: Vec<TokenId>,
+    /// The most positions whose keys and values it can ever need.
+    pub(crate) positions: usize,
+    pub(crate) rank: Rank,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) cancel: Option<CancelToken>,
+    pub(crate) submitted: Instant,
+    pub(crate) task: Task,
+}
+
+/// What a request wants.
+#[derive(Debug)]
+pub(crate) enum Task {
+    /// Text.
+    Generate(Box<GeneratePlan>, TokenSender),
+    /// Logits of the prompt itself.
+    Prefill(PrefillTask),
+}
+
+/// Wants logits of the prompt, and no token.
+pub(crate) struct PrefillTask {
+    /// Every position, or the last alone.
+    pub(crate) all_rows: bool,
+    pub(crate) consumer: Box<dyn RowConsumer>,
+}
+
+impl std::fmt::Debug for PrefillTask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PrefillTask").field("all_rows", &self.all_rows).finish_non_exhaustive()
+    }
+}
+
+/// Takes logits on the engine thread. Dropped without an end if the engine
+/// stops.
+pub(crate) trait RowConsumer: Send {
+    /// One row, `[vocab]`, in the order of positions.
+    fn row(&mut self, logits: &[f32]);
+
+    /// All rows came, or an error.
+    fn end(self: Box<Self>, end: Result<()>);
+}
+
+impl Submission {
+    /// Notes when, and as how many-th, it entered the queue.
+    pub(crate) fn enter_queue(&mut self, arrival: u64, now: Instant) {
+        self.rank = self.rank.with_arrival(arrival);
+        self.submitted = now;
+    }
+
+    /// Why it must not run any more, if so.
+    pub(crate) fn overdue(&self, now: Instant) -> Option<FinishReason> {
+        let dropped = match &self.task {
+            Task::Generate(_, sender) => sender.is_cancelled(),
+            Task::Prefill(_) => false,
+        };
+        overdue(dropped, self.cancel.as_ref(), self.deadline, now)
+    }
+
+    /// Ends it before it ran.
+    pub(crate) fn end(self, outcome: Result<FinishReason>, active_bytes: u64) {
+        match self.task {
+            Task::Generate(plan, sender) => {
+                let waited = self.submitted.elapsed();
+                let metrics = || {
+                    let mut metrics = GenerateMetrics::default();
+                    metrics.prompt_tokens = self.ids.len();
+                    metrics.queue_time = waited;
+                    metrics.total_time = waited;
+                    metrics.active_bytes = active_bytes;
+                    metrics.peak_bytes = active_bytes;
+                    metrics
+                };
+                let completion = |reason| Completion::new(reason, metrics(), plan.seed);
+                sender.end([], outcome.map(completion));
+            }
+            Task::Prefill(task) => task.consumer.end(refuse(outcome)),
+        }
+    }
+}
+
+/// What a request without a stream answers when it ends early.
+pub(crate) fn refuse(outcome: Result<FinishReason>) -> Result<()> {
+    outcome.and(Err(inference_core::Error::Closed))
+}
+
+/// Why a request must end, if so: cancelled by its reader or token, or late.
+pub(crate) fn overdue(
+    dropped: bool,
+    cancel: Option<&CancelToken>,
+    deadline: Option<Instant>,
+    now: Instant,
+) -> Option<FinishReason> {
+    if dropped || cancel.is_some_and(CancelToken::is_cancelled) {
+        return Some(FinishReason::Cancelled);
+    }
+    deadline.filter(|deadline| *deadline <= now).map(|_| FinishReason::Deadline)
+}
