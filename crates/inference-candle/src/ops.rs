@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use inference_core::Result;
 use inference_engine::StepSequence;
 
-use crate::{KvCache, KvLayout, Weight, reference};
+use crate::{AttentionBlock, Decoder, KvCache, KvLayout, MlpBlock, StepContext, Weight, reference};
 
 /// An affine map, `[tokens, in] -> [tokens, out]`: dense, quantized, or
 /// wrapped by an adapter.
@@ -69,7 +69,9 @@ pub struct BatchView<'a> {
 
 /// The operations of one device.
 ///
-/// The first group makes what a model holds; the second computes. Activations
+/// The first group makes what a model holds; the second computes one operation
+/// each; the third computes blocks made of them, by default with the second.
+/// A backend overrides at the level that pays. Activations
 /// are f32 tensors on [`device`](Self::device), contiguous unless said
 /// otherwise. Every method has a plain-Candle default ([`crate::reference`])
 /// that can be differentiated and is the oracle of tests; a backend overrides
@@ -152,5 +154,37 @@ pub trait Ops: Send + Sync + fmt::Debug {
     /// `x + y * scale`, elementwise: the residual connection.
     fn add_scaled(&self, x: &Tensor, y: &Tensor, scale: f32) -> Result<Tensor> {
         reference::add_scaled(x, y, scale)
+    }
+
+    /// The attention half of a layer, `[tokens, hidden]` to the same, residual
+    /// connection included. Override where fusing its operations pays.
+    fn attention_block(
+        &self,
+        block: &AttentionBlock,
+        x: &Tensor,
+        step: &StepContext<'_>,
+        cache: Option<&mut dyn KvCache>,
+    ) -> Result<Tensor> {
+        reference::attention_block(self, block, x, step, cache)
+    }
+
+    /// The MLP half of a layer, mixtures of experts included, `[tokens,
+    /// hidden]` to the same, residual connection included.
+    fn mlp_block(&self, block: &MlpBlock, x: &Tensor) -> Result<Tensor> {
+        reference::mlp_block(self, block, x)
+    }
+
+    /// The whole step, from token ids to logits `[logit_rows, vocab]`; the
+    /// arguments are checked. Override to run it as one parallel region or
+    /// one captured graph.
+    fn step(
+        &self,
+        decoder: &Decoder,
+        tokens: &[u32],
+        batch: &BatchView<'_>,
+        cache: Option<&mut dyn KvCache>,
+        logit_rows: &[usize],
+    ) -> Result<Tensor> {
+        reference::step(self, decoder, tokens, batch, cache, logit_rows)
     }
 }

@@ -14,7 +14,11 @@ mod linear;
 use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
 use inference_core::{Error, Result};
 
+pub use crate::attention_block::attention_block;
+pub use crate::decoder::step;
+pub use crate::mlp_block::mlp_block;
 pub use attention::attention;
+pub(crate) use attention::softmax;
 pub use kv_cache::{ReferenceKvCache, kv_cache};
 pub use linear::{DenseLinear, linear};
 

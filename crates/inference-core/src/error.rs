@@ -75,24 +75,19 @@ impl ErrorKind {
 /// Errors are cheap to clone, because one engine failure answers every request
 /// that was running. Branch on [`Error::kind`]; print with `{}` for the
 /// message, and walk [`std::error::Error::source`] for the causes.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// The registry is empty.
-    #[error(
-        "no backend is registered: link one with `use inference_cpu as _;` or call its `register`"
-    )]
     NoBackendRegistered,
 
     /// Every registered backend is unavailable.
-    #[error("no registered backend is available: {}", Reasons(.reasons))]
     NoBackendAvailable {
         /// Backend name and why it cannot run here, in automatic order.
         reasons: Vec<(String, String)>,
     },
 
     /// No backend is registered under this name.
-    #[error("unknown backend `{name}`; registered: {}", List(.known))]
     UnknownBackend {
         /// The name that was asked for.
         name: String,
@@ -101,7 +96,6 @@ pub enum Error {
     },
 
     /// The backend is registered but cannot run on this machine.
-    #[error("backend `{name}` is unavailable: {reason}")]
     BackendUnavailable {
         /// The backend's name.
         name: String,
@@ -110,19 +104,16 @@ pub enum Error {
     },
 
     /// A backend could not load a model; the source says why.
-    #[error("backend `{backend}` could not load {model}")]
     Load {
         /// The backend that tried.
         backend: String,
         /// The model's path, or what else names it.
         model: String,
         /// The cause; its kind is this error's kind.
-        #[source]
         source: Box<Error>,
     },
 
     /// A model's file, field or tensor is missing, malformed or inconsistent.
-    #[error("{file}: {what}: expected {expected}, found {found}")]
     InvalidModel {
         /// The file, relative to the model where that is clear.
         file: String,
@@ -135,7 +126,6 @@ pub enum Error {
     },
 
     /// A well-formed model that is not implemented.
-    #[error("{file}: {what} `{found}` is not supported; supported: {supported}")]
     UnsupportedModel {
         /// The file that names the feature.
         file: String,
@@ -148,7 +138,6 @@ pub enum Error {
     },
 
     /// An optional ability that this backend or model does not have.
-    #[error("{subject} does not support {ability}")]
     Unsupported {
         /// The backend or model.
         subject: String,
@@ -157,7 +146,6 @@ pub enum Error {
     },
 
     /// An option outside its range.
-    #[error("invalid option `{field}` = {value}: expected {expected}")]
     InvalidOption {
         /// The option's field name.
         field: &'static str,
@@ -168,7 +156,6 @@ pub enum Error {
     },
 
     /// A request's input that cannot be used.
-    #[error("invalid {what}: expected {expected}, found {found}")]
     InvalidInput {
         /// The part of the input.
         what: String,
@@ -179,7 +166,6 @@ pub enum Error {
     },
 
     /// A chat template that raised or could not be rendered.
-    #[error("chat template of {file} failed: {message}")]
     Template {
         /// Where the template comes from.
         file: String,
@@ -188,7 +174,6 @@ pub enum Error {
     },
 
     /// A bounded resource that cannot hold the request.
-    #[error("{resource} exhausted: {needed} needed, {available} available")]
     Exhausted {
         /// The resource, with its unit.
         resource: String,
@@ -199,28 +184,23 @@ pub enum Error {
     },
 
     /// The model was closed before or while the request ran.
-    #[error("the model is closed")]
     Closed,
 
     /// Reading or writing failed.
-    #[error("{path}: {action} failed")]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// What was being done, for example `open`.
         action: &'static str,
         /// The operating system's error.
-        #[source]
         source: Arc<std::io::Error>,
     },
 
     /// The engine or device failed while computing.
-    #[error("{context}")]
     Engine {
         /// What was being computed.
         context: String,
         /// The cause, where there is one.
-        #[source]
         source: Option<Source>,
     },
 }
@@ -327,6 +307,66 @@ impl Error {
     /// A failure while computing that has no further cause.
     pub fn engine_message(context: impl Into<String>) -> Self {
         Self::Engine { context: context.into(), source: None }
+    }
+}
+
+// By hand: a derive would bring a parser of Rust, which takes longer to compile
+// than this crate.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoBackendRegistered => f.write_str(
+                "no backend is registered: link one with `use inference_cpu as _;` or call its \
+                 `register`",
+            ),
+            Self::NoBackendAvailable { reasons } => {
+                write!(f, "no registered backend is available: {}", Reasons(reasons))
+            }
+            Self::UnknownBackend { name, known } => {
+                write!(f, "unknown backend `{name}`; registered: {}", List(known))
+            }
+            Self::BackendUnavailable { name, reason } => {
+                write!(f, "backend `{name}` is unavailable: {reason}")
+            }
+            Self::Load { backend, model, .. } => {
+                write!(f, "backend `{backend}` could not load {model}")
+            }
+            Self::InvalidModel { file, what, expected, found } => {
+                write!(f, "{file}: {what}: expected {expected}, found {found}")
+            }
+            Self::UnsupportedModel { file, what, found, supported } => {
+                write!(f, "{file}: {what} `{found}` is not supported; supported: {supported}")
+            }
+            Self::Unsupported { subject, ability } => {
+                write!(f, "{subject} does not support {ability}")
+            }
+            Self::InvalidOption { field, value, expected } => {
+                write!(f, "invalid option `{field}` = {value}: expected {expected}")
+            }
+            Self::InvalidInput { what, expected, found } => {
+                write!(f, "invalid {what}: expected {expected}, found {found}")
+            }
+            Self::Template { file, message } => {
+                write!(f, "chat template of {file} failed: {message}")
+            }
+            Self::Exhausted { resource, needed, available } => {
+                write!(f, "{resource} exhausted: {needed} needed, {available} available")
+            }
+            Self::Closed => f.write_str("the model is closed"),
+            Self::Io { path, action, .. } => write!(f, "{}: {action} failed", path.display()),
+            Self::Engine { context, .. } => f.write_str(context),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Load { source, .. } => Some(source.as_ref()),
+            Self::Io { source, .. } => Some(source.as_ref()),
+            Self::Engine { source: Some(source), .. } => Some(source.as_ref()),
+            _ => None,
+        }
     }
 }
 

@@ -1,1 +1,84 @@
-//! Text generation with local language models: the facade over the inference crates
+//! Text generation with local language models.
+//!
+//! This crate is the front door: it re-exports the contract
+//! ([`inference_core`]) at its root, the [`text`] and [`engine`] layers as
+//! modules, and links the backends that its features name, so that they are in
+//! [`Registry::global`] without another line of code.
+//!
+#![cfg_attr(
+    all(feature = "cpu", feature = "demo"),
+    doc = r#"
+```no_run
+use inference::prelude::*;
+
+fn main() -> inference::Result<()> {
+    // A folder with config.json, tokenizer.json and *.safetensors works the
+    // same way: inference::load("path/to/model", &LoadOptions::new()).
+    let model = inference::load(inference::demo(), &LoadOptions::new())?;
+
+    let options = GenerateOptions::new().with_max_tokens(32);
+    let mut stream = model.generate("Once upon a time".into(), options)?;
+    for token in stream.by_ref() {
+        print!("{}", token?.text);
+    }
+    let completion = stream.finish()?;
+    println!();
+    println!("{} tokens, {}", completion.metrics.generated_tokens, completion.finish_reason);
+    Ok(())
+}
+```
+"#
+)]
+//!
+//! # Features
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `cpu` (default) | the CPU backend |
+//! | `demo` (default) | the embedded model, [`demo`] |
+//! | `cuda` | the CUDA backend, built against CUDA |
+//! | `metal` | the Metal backend, built against Metal |
+//! | `serde` | `Serialize` and `Deserialize` for the contract's plain types |
+//!
+//! # Which backend runs a model
+//!
+//! [`LoadOptions::backend`] names one; unset, the first that can run on this
+//! machine is taken, in [`AUTOMATIC_ORDER`]. [`Registry::all`] lists them with
+//! their [`Availability`] and [`Capabilities`].
+//!
+//! Backends register themselves when the final program is linked. Where that
+//! is lost (static libraries, some plug-in hosts), call the backend crate's own
+//! `register` once.
+#![forbid(unsafe_code)]
+
+pub use inference_core::*;
+pub use {inference_engine as engine, inference_text as text};
+
+pub mod prelude;
+
+#[cfg(feature = "cpu")]
+use inference_cpu as _;
+#[cfg(feature = "cuda")]
+use inference_cuda as _;
+#[cfg(feature = "metal")]
+use inference_metal as _;
+
+use std::sync::Arc;
+
+/// Loads a model with the backend that the options name, or else with the
+/// first available one of [`Registry::global`].
+///
+/// # Errors
+///
+/// Those of [`Registry::load_model`].
+pub fn load(source: impl Into<ModelSource>, options: &LoadOptions) -> Result<Arc<dyn TextModel>> {
+    Registry::global().load_model(source, options)
+}
+
+/// The embedded model: a small decoder that tells short stories and answers a
+/// few kinds of question, so that a first program needs no files.
+#[cfg(feature = "demo")]
+#[must_use]
+pub fn demo() -> ModelSource {
+    ModelSource::Embedded(inference_demo::FILES)
+}

@@ -152,7 +152,7 @@ fn mask(
 }
 
 /// Softmax over the last dimension, of Candle's differentiable operations.
-pub(super) fn softmax(x: &Tensor) -> CandleResult<Tensor> {
+pub(crate) fn softmax(x: &Tensor) -> CandleResult<Tensor> {
     let max = x.max_keepdim(D::Minus1)?.detach();
     let exp = x.broadcast_sub(&max)?.exp()?;
     exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)

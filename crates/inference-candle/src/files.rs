@@ -1,0 +1,144 @@
+//! A model's files: in a folder, or embedded in the binary.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use inference_core::{EmbeddedFiles, Error, ModelSource, Result};
+
+use crate::WeightBytes;
+
+/// The largest configuration file that is read.
+const MAX_READ: u64 = 256 << 20;
+
+/// A model's files by name.
+#[derive(Clone, Debug)]
+pub struct ModelFiles {
+    place: Place,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    Folder(PathBuf),
+    Embedded(EmbeddedFiles),
+}
+
+impl ModelFiles {
+    /// The files of a source.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`](inference_core::ErrorKind::Io) where the path does
+    /// not exist,
+    /// [`ErrorKind::UnsupportedModel`](inference_core::ErrorKind::UnsupportedModel)
+    /// where it is a file.
+    pub fn new(source: &ModelSource) -> Result<Self> {
+        let place = match source {
+            ModelSource::Path(path) => {
+                let facts = std::fs::metadata(path).map_err(|e| Error::io(path, "open", e))?;
+                if !facts.is_dir() {
+                    let extension = path.extension().unwrap_or_default().to_string_lossy();
+                    return Err(Error::unsupported_model(
+                        path.display().to_string(),
+                        "format",
+                        extension,
+                        "a folder of config.json and safetensors files",
+                    ));
+                }
+                Place::Folder(path.clone())
+            }
+            ModelSource::Embedded(files) => Place::Embedded(files),
+            _ => return Err(Error::unsupported(source.to_string(), "load")),
+        };
+        Ok(Self { place })
+    }
+
+    /// What to call the model in messages.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match &self.place {
+            Place::Folder(path) => path.display().to_string(),
+            Place::Embedded(_) => "the embedded model".to_owned(),
+        }
+    }
+
+    /// Whether there is such a file.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        match &self.place {
+            Place::Folder(folder) => folder.join(name).is_file(),
+            Place::Embedded(_) => self.embedded(name).is_some(),
+        }
+    }
+
+    /// The content of a file; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`](inference_core::ErrorKind::Io), and
+    /// [`ErrorKind::InvalidModel`](inference_core::ErrorKind::InvalidModel)
+    /// for a file of absurd size.
+    pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let Place::Folder(folder) = &self.place else {
+            return Ok(self.embedded(name).map(<[u8]>::to_vec));
+        };
+        let path = folder.join(name);
+        let facts = match std::fs::metadata(&path) {
+            Ok(facts) => facts,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io(path, "open", e)),
+        };
+        if facts.len() > MAX_READ {
+            let (expected, found) = (format!("at most {MAX_READ} bytes"), facts.len());
+            return Err(Error::invalid_model(name, "size", expected, format!("{found} bytes")));
+        }
+        std::fs::read(&path).map(Some).map_err(|e| Error::io(path, "read", e))
+    }
+
+    /// The content of a file that has to be there.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read), and
+    /// [`ErrorKind::InvalidModel`](inference_core::ErrorKind::InvalidModel)
+    /// where there is none.
+    pub fn read_required(&self, name: &str) -> Result<Vec<u8>> {
+        let missing = || Error::invalid_model(self.name(), name, "a file", "nothing");
+        self.read(name)?.ok_or_else(missing)
+    }
+
+    /// The bytes of a file without reading them: mapped, or embedded.
+    ///
+    /// A mapped file must not be changed while the model is in use.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_required`](Self::read_required).
+    pub fn map(&self, name: &str) -> Result<WeightBytes> {
+        let missing = || Error::invalid_model(self.name(), name, "a file", "nothing");
+        match &self.place {
+            Place::Embedded(_) => Ok(Arc::new(self.embedded(name).ok_or_else(missing)?)),
+            Place::Folder(folder) => {
+                let path = folder.join(name);
+                if !path.is_file() {
+                    return Err(missing());
+                }
+                map_file(&path)
+            }
+        }
+    }
+
+    fn embedded(&self, name: &str) -> Option<&'static [u8]> {
+        let Place::Embedded(files) = self.place else { return None };
+        files.iter().find(|(known, _)| *known == name).map(|(_, bytes)| *bytes)
+    }
+}
+
+fn map_file(path: &Path) -> Result<WeightBytes> {
+    let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
+    // SAFETY: the map is read-only and private to this process. That no other
+    // process truncates or rewrites the file meanwhile cannot be ensured here;
+    // `map` documents it as the caller's part, as every mapping reader does.
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, "map", e))?;
+    Ok(Arc::new(map))
+}

@@ -1,0 +1,72 @@
+//! Where weights come from.
+
+mod safetensors_file;
+
+use std::collections::HashMap;
+
+use candle_core::Tensor;
+use inference_core::{Error, Result};
+
+pub use safetensors_file::SafetensorsFiles;
+
+use crate::Weight;
+
+/// Weights by name.
+pub trait WeightSource {
+    /// Whether there is a weight of this name.
+    fn contains(&self, name: &str) -> bool;
+
+    /// The weight; cheap, because bytes are shared.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidModel`](inference_core::ErrorKind::InvalidModel)
+    /// where it is missing,
+    /// [`ErrorKind::UnsupportedModel`](inference_core::ErrorKind::UnsupportedModel)
+    /// for a type other than f32, f16 and bf16.
+    fn get(&self, name: &str) -> Result<Weight>;
+}
+
+/// Weights that are tensors, such as variables under training.
+#[derive(Clone, Debug, Default)]
+pub struct TensorWeights {
+    tensors: HashMap<String, Tensor>,
+}
+
+impl TensorWeights {
+    /// An empty source.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a tensor. What a decoder over this source computes can be
+    /// differentiated with respect to it.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<String>, tensor: Tensor) -> Self {
+        self.tensors.insert(name.into(), tensor);
+        self
+    }
+}
+
+impl FromIterator<(String, Tensor)> for TensorWeights {
+    fn from_iter<I: IntoIterator<Item = (String, Tensor)>>(tensors: I) -> Self {
+        Self { tensors: tensors.into_iter().collect() }
+    }
+}
+
+impl WeightSource for TensorWeights {
+    fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    fn get(&self, name: &str) -> Result<Weight> {
+        let tensor = self.tensors.get(name).ok_or_else(|| missing("weights", name))?;
+        Ok(Weight::from_tensor(name, tensor.clone()))
+    }
+}
+
+/// The error that `file` lacks a tensor.
+fn missing(file: &str, name: &str) -> Error {
+    Error::invalid_model(file, format!("tensor `{name}`"), "present", "nothing")
+}

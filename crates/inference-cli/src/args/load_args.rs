@@ -1,0 +1,74 @@
+//! How to load a model.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use inference::{KvDtype, LoadOptions, QuantizeType};
+
+use super::{SourceArgs, values};
+
+/// Which model, on what, and how. An option that the backend cannot honour is
+/// refused by the backend, so every one that is given is passed on.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct LoadArgs {
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+
+    /// Backend, as `inference backends` lists them; default: the first that is ready
+    #[arg(short, long, value_name = "NAME")]
+    backend: Option<String>,
+
+    /// Longest sequence, prompt and output; default: the model's limit
+    #[arg(long, value_name = "TOKENS")]
+    context_len: Option<usize>,
+
+    /// Worker threads; default: all
+    #[arg(short, long, value_name = "N")]
+    threads: Option<usize>,
+
+    /// Logical CPUs to pin the worker threads to, such as 0,2,4
+    #[arg(long, value_name = "CPUS", value_delimiter = ',')]
+    affinity: Option<Vec<usize>>,
+
+    /// How keys and values are stored
+    #[arg(long, value_name = "TYPE", value_parser = values::kv_dtype())]
+    kv_dtype: Option<KvDtype>,
+
+    /// Memory for keys and values, such as 512M
+    #[arg(long, value_name = "BYTES", value_parser = values::byte_count)]
+    kv_budget: Option<u64>,
+
+    /// Quantize dense weights while loading
+    #[arg(long, value_name = "TYPE", value_parser = values::quantize_type())]
+    quantize: Option<QuantizeType>,
+
+    /// Layers kept on the accelerator; -1 means all
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    gpu_layers: Option<i32>,
+
+    /// Adapter to apply
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+
+    /// Write the engine's probe events to this file, as JSON Lines
+    #[arg(long, value_name = "FILE")]
+    pub(crate) probe: Option<PathBuf>,
+}
+
+impl LoadArgs {
+    /// The options of the load, without sinks.
+    pub(crate) fn options(&self) -> LoadOptions {
+        let mut options = LoadOptions::new();
+        options.backend.clone_from(&self.backend);
+        options.context_len = self.context_len;
+        options.threads = self.threads;
+        options.affinity.clone_from(&self.affinity);
+        options.kv_dtype = self.kv_dtype;
+        options.kv_budget = self.kv_budget;
+        options.quantize = self.quantize;
+        options.gpu_layers = self.gpu_layers;
+        options.adapter_path.clone_from(&self.adapter);
+        options
+    }
+}

@@ -1,0 +1,200 @@
+//! The arithmetic, once per instruction set.
+//!
+//! Kernels are generic over a vector register ([`part::Part`]) and compiled
+//! once for each instruction set, with that set's registers and tile sizes
+//! ([`kernel_table!`]). One table is chosen when [`CpuOps`](crate::CpuOps) is
+//! made. Every table computes the same bits; [`part`] says why.
+//!
+//! All `unsafe` of the crate but one allocation is below this module. The
+//! contracts: a table may be used only where [`Tier::is_available`]; pointers
+//! are valid for the extents that the argument structs document.
+#![expect(
+    unsafe_op_in_unsafe_fn,
+    reason = "below here nearly every function is unsafe for one reason, the instruction set, \
+              and its body is nothing but calls of the same contract"
+)]
+
+mod attention;
+mod elementwise;
+mod linear;
+pub(crate) mod part;
+
+mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+
+use std::fmt;
+
+use half::{bf16, f16};
+use inference_candle::Activation;
+
+pub(crate) use attention::{AttentionArgs, AttentionRow, KeyRun};
+pub(crate) use linear::{LinearArgs, PANEL_FEATURES, panel_scratch_len};
+pub(crate) use part::{Element, LANES};
+
+/// The instruction sets that kernels exist for.
+///
+/// All of them compute the same bits; they differ in speed alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Tier {
+    /// Portable Rust.
+    Scalar,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+    /// x86-64 with AVX-512F.
+    Avx512,
+    /// aarch64 with NEON.
+    Neon,
+}
+
+impl Tier {
+    /// Every tier, the preferred ones first.
+    pub const ALL: [Self; 4] = [Self::Avx512, Self::Avx2, Self::Neon, Self::Scalar];
+
+    /// The fastest tier of this CPU.
+    #[must_use]
+    pub fn best() -> Self {
+        Self::ALL.into_iter().find(|tier| tier.is_available()).unwrap_or(Self::Scalar)
+    }
+
+    /// Whether this CPU has the instructions.
+    #[must_use]
+    pub fn is_available(self) -> bool {
+        self.kernels().is_some()
+    }
+
+    /// The stable name: `scalar`, `avx2`, `avx512`, `neon`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Neon => "neon",
+        }
+    }
+
+    /// The kernels, where this CPU can run them.
+    pub(crate) fn kernels(self) -> Option<&'static Kernels> {
+        match self {
+            Self::Scalar => Some(&scalar::KERNELS),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => has_avx2().then_some(&avx2::KERNELS),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => (has_avx2() && std::arch::is_x86_feature_detected!("avx512f"))
+                .then_some(&avx512::KERNELS),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => std::arch::is_aarch64_feature_detected!("neon").then_some(&neon::KERNELS),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    std::arch::is_x86_feature_detected!("avx2")
+        && std::arch::is_x86_feature_detected!("fma")
+        && std::arch::is_x86_feature_detected!("f16c")
+}
+
+/// The kernels of one instruction set.
+#[derive(Debug)]
+pub(crate) struct Kernels {
+    pub(crate) tier: Tier,
+    pub(crate) f32: ElementKernels<f32>,
+    pub(crate) f16: ElementKernels<f16>,
+    pub(crate) bf16: ElementKernels<bf16>,
+    /// `x / sqrt(mean(x^2) + eps) * weight` of one row: `(x, weight, out, eps)`.
+    pub(crate) rms_norm: unsafe fn(&[f32], &[f32], &mut [f32], f32),
+    /// `activation(gate) * up`: `(gate, up, out, activation)`.
+    pub(crate) gated: unsafe fn(&[f32], &[f32], &mut [f32], Activation),
+}
+
+/// The kernels of one instruction set for one type of stored element.
+#[derive(Debug)]
+pub(crate) struct ElementKernels<T: 'static> {
+    /// Computes a block of an affine map straight from the weights: for few rows.
+    pub(crate) direct: unsafe fn(&LinearArgs<T>),
+    /// The same by way of widened panels in `scratch`
+    /// ([`panel_scratch_len`] elements): for many rows.
+    pub(crate) panel: unsafe fn(&LinearArgs<T>, scratch: &mut [f32]),
+    /// Attention of rows that share a key/value head.
+    pub(crate) attention: unsafe fn(&AttentionArgs<'_, T>),
+}
+
+/// Defines `KERNELS`: the generic kernels compiled for one register type, with
+/// its tile sizes (rows by weights for many rows, weights for a single row)
+/// and the CPU features to compile them with.
+macro_rules! kernel_table {
+    (
+        $tier:expr, $part:ty, parts: $parts:literal, rows: $rows:literal,
+        weights: $weights:literal, single: $single:literal $(, $features:literal)?
+    ) => {
+        use inference_candle::Activation;
+        use $crate::kernels::{
+            AttentionArgs, ElementKernels, Kernels, LinearArgs, attention, elementwise, linear,
+        };
+
+        $crate::kernels::kernel_table!(@element f32, f32_kernels, $part, $parts, $rows, $weights, $single $(, $features)?);
+        $crate::kernels::kernel_table!(@element f16, f16_kernels, $part, $parts, $rows, $weights, $single $(, $features)?);
+        $crate::kernels::kernel_table!(@element bf16, bf16_kernels, $part, $parts, $rows, $weights, $single $(, $features)?);
+
+        $(#[target_feature(enable = $features)])?
+        unsafe fn rms_norm(x: &[f32], weight: &[f32], out: &mut [f32], eps: f32) {
+            elementwise::rms_norm::<$part, $parts>(x, weight, out, eps);
+        }
+
+        $(#[target_feature(enable = $features)])?
+        unsafe fn gated(gate: &[f32], up: &[f32], out: &mut [f32], activation: Activation) {
+            elementwise::gated::<$part>(gate, up, out, activation);
+        }
+
+        pub(super) static KERNELS: Kernels = Kernels {
+            tier: $tier,
+            f32: f32_kernels::KERNELS,
+            f16: f16_kernels::KERNELS,
+            bf16: bf16_kernels::KERNELS,
+            rms_norm,
+            gated,
+        };
+    };
+    (
+        @element $element:ty, $module:ident, $part:ty, $parts:literal, $rows:literal,
+        $weights:literal, $single:literal $(, $features:literal)?
+    ) => {
+        mod $module {
+            use super::*;
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn direct(args: &LinearArgs<$element>) {
+                linear::direct::<$part, $element, $parts, $rows, $weights, $single>(args);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn panel(args: &LinearArgs<$element>, scratch: &mut [f32]) {
+                linear::panel::<$part, $element, $parts, $rows, $weights>(args, scratch);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn attention(args: &AttentionArgs<'_, $element>) {
+                attention::attention::<$part, $element, $parts, $rows, $weights, $single>(args);
+            }
+
+            pub(super) const KERNELS: ElementKernels<$element> =
+                ElementKernels { direct, panel, attention };
+        }
+    };
+}
+pub(crate) use kernel_table;

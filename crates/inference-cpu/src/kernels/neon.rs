@@ -1,0 +1,119 @@
+//! aarch64 with NEON: four registers of four lanes.
+
+use std::arch::aarch64::*;
+use std::arch::asm;
+
+use half::{bf16, f16};
+
+use super::kernel_table;
+use super::part::Part;
+
+#[derive(Clone, Copy)]
+struct Neon(float32x4_t);
+
+impl Part for Neon {
+    const WIDTH: usize = 4;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self(vdupq_n_f32(value))
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        Self(vld1q_f32(from))
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const f16) -> Self {
+        let stored: uint16x4_t = vld1_u16(from.cast());
+        let wide: float32x4_t;
+        // The intrinsic for this instruction is not stable yet; the
+        // instruction itself is part of the base architecture.
+        asm!(
+            "fcvtl {wide:v}.4s, {stored:v}.4h",
+            wide = lateout(vreg) wide,
+            stored = in(vreg) stored,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+        Self(wide)
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> Self {
+        let stored: uint16x4_t = vld1_u16(from.cast());
+        Self(vreinterpretq_f32_u32(vshlq_n_u32::<16>(vmovl_u16(stored))))
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        vst1q_f32(to, self.0);
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        Self(vaddq_f32(self.0, other.0))
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        Self(vsubq_f32(self.0, other.0))
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        Self(vmulq_f32(self.0, other.0))
+    }
+
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        Self(vdivq_f32(self.0, other.0))
+    }
+
+    #[inline(always)]
+    unsafe fn fma(self, factor: Self, addend: Self) -> Self {
+        Self(vfmaq_f32(addend.0, self.0, factor.0))
+    }
+
+    #[inline(always)]
+    unsafe fn less_of(self, other: Self) -> Self {
+        Self(vbslq_f32(vcltq_f32(self.0, other.0), self.0, other.0))
+    }
+
+    #[inline(always)]
+    unsafe fn greater_of(self, other: Self) -> Self {
+        Self(vbslq_f32(vcgtq_f32(self.0, other.0), self.0, other.0))
+    }
+
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        Self(vrndnq_f32(self.0))
+    }
+
+    #[inline(always)]
+    unsafe fn exp2_integer(self) -> Self {
+        let biased = vaddq_s32(vcvtq_s32_f32(self.0), vdupq_n_s32(127));
+        Self(vreinterpretq_f32_s32(vshlq_n_s32::<23>(biased)))
+    }
+
+    #[inline(always)]
+    unsafe fn select_less(a: Self, b: Self, then: Self, otherwise: Self) -> Self {
+        Self(vbslq_f32(vcltq_f32(a.0, b.0), then.0, otherwise.0))
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        let two = vadd_f32(vget_low_f32(self.0), vget_high_f32(self.0));
+        vget_lane_f32::<0>(two) + vget_lane_f32::<1>(two)
+    }
+
+    #[inline(always)]
+    unsafe fn greatest(self) -> f32 {
+        let (low, high) = (vget_low_f32(self.0), vget_high_f32(self.0));
+        let two = vbsl_f32(vcgt_f32(low, high), low, high);
+        let (a, b) = (vget_lane_f32::<0>(two), vget_lane_f32::<1>(two));
+        if a > b { a } else { b }
+    }
+}
+
+kernel_table!(super::Tier::Neon, Neon, parts: 4, rows: 2, weights: 3, single: 4, "neon");

@@ -1,0 +1,151 @@
+//! The pool of keys and values.
+
+use std::alloc::{Layout, alloc_zeroed};
+use std::any::Any;
+use std::fmt;
+
+use half::{bf16, f16};
+use inference_candle::{KvCache, KvLayout};
+use inference_core::{Error, KvDtype, Result};
+
+use crate::kernels::Element;
+
+/// Keys and values as `[layer, block, kv_head, slot, head_dim]`, one
+/// allocation each: the keys of one head in one block follow each other.
+pub(crate) struct CpuKvCache {
+    layout: KvLayout,
+    pub(crate) pools: Pools,
+}
+
+/// Keys and values, by stored type.
+pub(crate) enum Pools {
+    F32(Pool<f32>),
+    F16(Pool<f16>),
+    Bf16(Pool<bf16>),
+}
+
+/// Keys and values of one type.
+pub(crate) struct Pool<T> {
+    pub(crate) keys: Vec<T>,
+    pub(crate) values: Vec<T>,
+}
+
+impl CpuKvCache {
+    /// A pool of zeros. Its pages are committed when they are first written.
+    pub(crate) fn new(layout: &KvLayout) -> Result<Self> {
+        let elements = [
+            layout.num_layers,
+            layout.num_blocks,
+            layout.num_kv_heads,
+            layout.block_size,
+            layout.head_dim,
+        ]
+        .iter()
+        .try_fold(1usize, |product, n| product.checked_mul(*n))
+        .ok_or_else(|| exhausted(usize::MAX))?;
+        let pools = match layout.dtype {
+            KvDtype::F32 => Pools::F32(Pool::new(elements)?),
+            KvDtype::F16 => Pools::F16(Pool::new(elements)?),
+            KvDtype::Bf16 => Pools::Bf16(Pool::new(elements)?),
+            other => {
+                return Err(Error::unsupported(
+                    "the backend `cpu`",
+                    format!("kv_dtype = {other:?} (f32, f16 and bf16 are)"),
+                ));
+            }
+        };
+        Ok(Self { layout: layout.clone(), pools })
+    }
+}
+
+impl<T: Element> Pool<T> {
+    fn new(elements: usize) -> Result<Self> {
+        Ok(Self { keys: zeros(elements)?, values: zeros(elements)? })
+    }
+}
+
+/// Where in a pool one layer's blocks lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LayerBlocks<'a> {
+    pub(crate) layout: &'a KvLayout,
+    pub(crate) layer: usize,
+}
+
+impl LayerBlocks<'_> {
+    /// The index of the first element of a head's first slot in a block.
+    pub(crate) fn head(&self, block: usize, head: usize) -> usize {
+        let KvLayout { num_kv_heads, head_dim, block_size, num_blocks, .. } = *self.layout;
+        ((self.layer * num_blocks + block) * num_kv_heads + head) * block_size * head_dim
+    }
+}
+
+impl KvCache for CpuKvCache {
+    fn layout(&self) -> &KvLayout {
+        &self.layout
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+impl fmt::Debug for CpuKvCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CpuKvCache").field("layout", &self.layout).finish_non_exhaustive()
+    }
+}
+
+fn exhausted(bytes: usize) -> Error {
+    Error::Exhausted {
+        resource: "memory for the KV cache, in bytes".to_owned(),
+        needed: bytes as u64,
+        available: 0,
+    }
+}
+
+/// `len` zeros, or an error where the allocator refuses. Fresh zero pages of
+/// the operating system are not touched.
+fn zeros<T: Element>(len: usize) -> Result<Vec<T>> {
+    let bytes = len.saturating_mul(size_of::<T>());
+    let layout = Layout::array::<T>(len).map_err(|_| exhausted(bytes))?;
+    if layout.size() == 0 {
+        return Ok(Vec::new());
+    }
+    // SAFETY: the layout's size is not zero.
+    let data = unsafe { alloc_zeroed(layout) }.cast::<T>();
+    if data.is_null() {
+        return Err(exhausted(bytes));
+    }
+    // SAFETY: allocated by the global allocator with the layout of `len`
+    // elements; zero bytes are a valid `T`, because it is `Pod`.
+    Ok(unsafe { Vec::from_raw_parts(data, len, len) })
+}
+
+#[cfg(test)]
+mod tests {
+    use inference_core::ErrorKind;
+
+    use super::*;
+
+    fn layout(dtype: KvDtype, num_blocks: usize) -> KvLayout {
+        KvLayout { num_layers: 2, num_kv_heads: 2, head_dim: 8, block_size: 4, num_blocks, dtype }
+    }
+
+    #[test]
+    fn pools_are_zero_and_as_large_as_the_layout_says() {
+        let cache = CpuKvCache::new(&layout(KvDtype::F16, 3)).unwrap();
+        let Pools::F16(pool) = &cache.pools else { panic!("wrong type") };
+        assert_eq!(pool.keys.len(), 2 * 3 * 2 * 8 * 4);
+        assert!(pool.keys.iter().chain(&pool.values).all(|v| v.to_bits() == 0));
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_refused() {
+        let error = CpuKvCache::new(&layout(KvDtype::Q8_0, 3)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        for num_blocks in [usize::MAX / 8, usize::MAX / 4096] {
+            let error = CpuKvCache::new(&layout(KvDtype::F32, num_blocks)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Exhausted);
+        }
+    }
+}

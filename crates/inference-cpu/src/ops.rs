@@ -1,0 +1,301 @@
+//! The operations of the CPU.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use half::{bf16, f16};
+use inference_candle::{
+    Activation, AttentionSpec, BatchView, KvCache, KvLayout, Linear, Ops, Weight,
+};
+use inference_core::{Error, Result};
+
+use crate::CpuOptions;
+use crate::attention::{Keys, Operands, attend, store};
+use crate::kernels::{Element, Kernels, Tier};
+use crate::kv_cache::{CpuKvCache, LayerBlocks, Pool, Pools};
+use crate::linear::CpuLinear;
+use crate::view::{AnyFloats, Contiguous, shapes, tensor};
+use crate::workers::Workers;
+
+/// Elements per task of elementwise operations.
+const CHUNK: usize = 1 << 14;
+
+/// [`Ops`] with kernels of the CPU's own instruction set, on threads of its
+/// own. Results cannot be differentiated; training uses
+/// [`ReferenceOps`](inference_candle::ReferenceOps).
+#[derive(Clone, Debug)]
+pub struct CpuOps {
+    device: Device,
+    kernels: &'static Kernels,
+    workers: Workers,
+}
+
+impl CpuOps {
+    /// Starts the worker threads.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidOption`](inference_core::ErrorKind::InvalidOption)
+    /// for a number of threads or a CPU that cannot be,
+    /// [`ErrorKind::Unsupported`](inference_core::ErrorKind::Unsupported) for
+    /// an instruction set that this CPU lacks, or for an affinity where the
+    /// operating system has none.
+    pub fn new(options: &CpuOptions) -> Result<Self> {
+        let tier = options.tier.unwrap_or_else(Tier::best);
+        let kernels = tier
+            .kernels()
+            .ok_or_else(|| Error::unsupported("this CPU", format!("the kernels `{tier}`")))?;
+        let workers = Workers::new(options.threads, options.affinity.as_deref())?;
+        Ok(Self { device: Device::Cpu, kernels, workers })
+    }
+
+    /// The instruction set in use.
+    #[must_use]
+    pub fn tier(&self) -> Tier {
+        self.kernels.tier
+    }
+
+    /// The number of worker threads.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.workers.threads()
+    }
+
+    fn attend_pool<T: Element>(
+        &self,
+        pool: &mut Pool<T>,
+        blocks: LayerBlocks<'_>,
+        operands: &Operands<'_>,
+        batch: &BatchView<'_>,
+        spec: &AttentionSpec,
+    ) -> Result<Vec<f32>> {
+        store(pool, blocks, operands, batch)?;
+        let keys = Keys::Paged { pool, blocks };
+        attend(self.kernels, &self.workers, operands, &keys, batch, spec)
+    }
+}
+
+impl Ops for CpuOps {
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn linear(&self, weight: &Weight, bias: Option<&Weight>) -> Result<Arc<dyn Linear>> {
+        Ok(Arc::new(CpuLinear::new(self.kernels, self.workers.clone(), weight, bias)?))
+    }
+
+    fn kv_cache(&self, layout: &KvLayout) -> Result<Box<dyn KvCache>> {
+        Ok(Box::new(CpuKvCache::new(layout)?))
+    }
+
+    fn embedding(&self, table: &Weight, ids: &[u32]) -> Result<Tensor> {
+        let &[_, hidden] = table.shape() else {
+            return Err(shapes("embedding", &[table.shape()]));
+        };
+        let mut out = vec![0.0f32; ids.len() * hidden];
+        match table.bytes() {
+            Some(bytes) => match table.dtype() {
+                DType::F32 => gather_bytes::<f32>(table, bytes, ids, &mut out)?,
+                DType::F16 => gather_bytes::<f16>(table, bytes, ids, &mut out)?,
+                DType::BF16 => gather_bytes::<bf16>(table, bytes, ids, &mut out)?,
+                other => {
+                    return Err(Error::invalid_model(
+                        "weights",
+                        format!("tensor `{}`", table.name()),
+                        "f32, f16 or bf16",
+                        format!("{other:?}"),
+                    ));
+                }
+            },
+            None => {
+                let rows = Contiguous::new(&table.to_tensor(&Device::Cpu)?, "embedding table")?;
+                let rows = rows.elements()?;
+                match rows.any()? {
+                    AnyFloats::F32(rows) => gather(rows, ids, hidden, &mut out)?,
+                    AnyFloats::F16(rows) => gather(rows, ids, hidden, &mut out)?,
+                    AnyFloats::Bf16(rows) => gather(rows, ids, hidden, &mut out)?,
+                }
+            }
+        }
+        tensor(out, (ids.len(), hidden))
+    }
+
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+        let (shape, len) = (x.shape().clone(), weight.elem_count());
+        if x.dims().last() != Some(&len) || len == 0 {
+            return Err(shapes("rms_norm", &[x.dims(), weight.dims()]));
+        }
+        let (x, weight) = (Contiguous::new(x, "norm input")?, Contiguous::new(weight, "norm")?);
+        let (x, weight) = (x.elements()?, weight.elements()?);
+        let (x, weight) = (x.f32()?, weight.f32()?);
+        let mut out = vec![0.0f32; x.len()];
+        let rows = (CHUNK / len).max(1);
+        self.workers.for_each_chunk(&mut out, rows * len, x.len(), |chunk, out| {
+            let x = x.get(chunk * rows * len..).unwrap_or_default();
+            for (x, out) in x.chunks_exact(len).zip(out.chunks_exact_mut(len)) {
+                // SAFETY: the table is for this CPU, checked where it was chosen.
+                unsafe { (self.kernels.rms_norm)(x, weight, out, eps) };
+            }
+        });
+        tensor(out, shape)
+    }
+
+    fn rope(&self, x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+        let shape = x.shape().clone();
+        let (&[tokens, heads, head_dim], &[angles, half]) = (x.dims(), cos.dims()) else {
+            return Err(shapes("rope", &[x.dims(), cos.dims()]));
+        };
+        if sin.dims() != cos.dims() || angles != tokens || half * 2 > head_dim {
+            return Err(shapes("rope", &[x.dims(), cos.dims(), sin.dims()]));
+        }
+        let x = Contiguous::new(x, "rope input")?;
+        let (cos, sin) = (Contiguous::new(cos, "cosines")?, Contiguous::new(sin, "sines")?);
+        let (x, cos, sin) = (x.elements()?, cos.elements()?, sin.elements()?);
+        let (x, cos, sin) = (x.f32()?, cos.f32()?, sin.f32()?);
+        let mut out = x.to_vec();
+        let row = heads * head_dim;
+        if half == 0 || row == 0 {
+            return tensor(out, shape);
+        }
+        let rows = (CHUNK / row).max(1);
+        self.workers.for_each_chunk(&mut out, rows * row, x.len(), |chunk, out| {
+            let angles = |all: &[f32]| all.get(chunk * rows * half..).unwrap_or_default().to_vec();
+            let (cos, sin) = (angles(cos), angles(sin));
+            let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
+            for (token, (cos, sin)) in out.chunks_exact_mut(row).zip(angles) {
+                for head in token.chunks_exact_mut(head_dim) {
+                    let (first, second) = head.split_at_mut(half);
+                    let pairs = first.iter_mut().zip(second);
+                    for ((a, b), (cos, sin)) in pairs.zip(cos.iter().zip(sin)) {
+                        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+                    }
+                }
+            }
+        });
+        tensor(out, shape)
+    }
+
+    fn attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        cache: Option<(&mut dyn KvCache, usize)>,
+        batch: &BatchView<'_>,
+        spec: &AttentionSpec,
+    ) -> Result<Tensor> {
+        let AttentionSpec { num_heads, num_kv_heads, head_dim, .. } = *spec;
+        let tokens = batch.positions.len();
+        let covered =
+            batch.sequences.iter().try_fold(0, |at, s| (s.start == at).then(|| at + s.len));
+        if q.dims() != [tokens, num_heads, head_dim]
+            || k.dims() != [tokens, num_kv_heads, head_dim]
+            || v.dims() != k.dims()
+            || num_kv_heads == 0
+            || !num_heads.is_multiple_of(num_kv_heads)
+            || head_dim == 0
+            || spec.window == Some(0)
+            || covered != Some(tokens)
+        {
+            return Err(shapes("attention", &[q.dims(), k.dims(), v.dims(), &[tokens]]));
+        }
+        let q = Contiguous::new(q, "queries")?;
+        let (k, v) = (Contiguous::new(k, "keys")?, Contiguous::new(v, "values")?);
+        let (q, k, v) = (q.elements()?, k.elements()?, v.elements()?);
+        let operands = Operands { q: q.f32()?, k: k.f32()?, v: v.f32()? };
+        let out = match cache {
+            None => {
+                if batch.sequences.iter().any(|sequence| sequence.position != 0) {
+                    return Err(Error::engine_message("earlier keys are wanted without a cache"));
+                }
+                let keys = Keys::Step { keys: operands.k, values: operands.v };
+                attend(self.kernels, &self.workers, &operands, &keys, batch, spec)?
+            }
+            Some((cache, layer)) => {
+                let Some(cache) = cache.as_any_mut().downcast_mut::<CpuKvCache>() else {
+                    return Err(Error::engine_message("a KV pool of another implementation"));
+                };
+                let layout = cache.layout().clone();
+                let blocks = LayerBlocks { layout: &layout, layer };
+                if layer >= layout.num_layers
+                    || layout.num_kv_heads != num_kv_heads
+                    || layout.head_dim != head_dim
+                {
+                    let found = [layout.num_layers, layout.num_kv_heads, layout.head_dim];
+                    return Err(shapes("KV pool", &[&found, &[layer, num_kv_heads, head_dim]]));
+                }
+                match &mut cache.pools {
+                    Pools::F32(pool) => self.attend_pool(pool, blocks, &operands, batch, spec)?,
+                    Pools::F16(pool) => self.attend_pool(pool, blocks, &operands, batch, spec)?,
+                    Pools::Bf16(pool) => self.attend_pool(pool, blocks, &operands, batch, spec)?,
+                }
+            }
+        };
+        tensor(out, (tokens, num_heads * head_dim))
+    }
+
+    fn gated_activation(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        let shape = gate.shape().clone();
+        if gate.dims() != up.dims() {
+            return Err(shapes("gated_activation", &[gate.dims(), up.dims()]));
+        }
+        let (gate, up) = (Contiguous::new(gate, "gate")?, Contiguous::new(up, "up")?);
+        let (gate, up) = (gate.elements()?, up.elements()?);
+        let (gate, up) = (gate.f32()?, up.f32()?);
+        let mut out = vec![0.0f32; gate.len()];
+        // An exponential costs some ten times a load.
+        self.workers.for_each_chunk(&mut out, CHUNK, gate.len() * 8, |chunk, out| {
+            let gate = gate.get(chunk * CHUNK..).unwrap_or_default();
+            let up = up.get(chunk * CHUNK..).unwrap_or_default();
+            // SAFETY: the table is for this CPU, checked where it was chosen.
+            unsafe { (self.kernels.gated)(gate, up, out, activation) };
+        });
+        tensor(out, shape)
+    }
+
+    fn add_scaled(&self, x: &Tensor, y: &Tensor, scale: f32) -> Result<Tensor> {
+        let shape = x.shape().clone();
+        if x.dims() != y.dims() {
+            return Err(shapes("add_scaled", &[x.dims(), y.dims()]));
+        }
+        let (x, y) = (Contiguous::new(x, "residual")?, Contiguous::new(y, "branch")?);
+        let (x, y) = (x.elements()?, y.elements()?);
+        let (x, y) = (x.f32()?, y.f32()?);
+        let sums = x.iter().zip(y).map(|(x, y)| x + y * scale);
+        tensor(sums.collect(), shape)
+    }
+}
+
+fn gather_bytes<T: Element>(
+    table: &Weight,
+    bytes: &[u8],
+    ids: &[u32],
+    out: &mut [f32],
+) -> Result<()> {
+    let rows = bytemuck::try_cast_slice::<u8, T>(bytes)
+        .map_err(|error| Error::engine_message(format!("tensor `{}`: {error}", table.name())))?;
+    gather(rows, ids, table.shape().last().copied().unwrap_or(0), out)
+}
+
+/// Copies rows of `[vocab, hidden]`, widened.
+fn gather<T: Element>(rows: &[T], ids: &[u32], hidden: usize, out: &mut [f32]) -> Result<()> {
+    if hidden == 0 {
+        return Ok(());
+    }
+    for (id, out) in ids.iter().zip(out.chunks_exact_mut(hidden)) {
+        let start = (*id as usize).checked_mul(hidden);
+        let Some(row) = start.and_then(|start| rows.get(start..start.checked_add(hidden)?)) else {
+            let vocab = rows.len() / hidden;
+            return Err(Error::engine_message(format!("token id {id}, vocabulary of {vocab}")));
+        };
+        for (out, value) in out.iter_mut().zip(row) {
+            *out = value.widen();
+        }
+    }
+    Ok(())
+}
