@@ -74,3 +74,31 @@ fn causes_can_be_walked_and_survive_a_clone() {
     let engine = Error::engine("forward pass", missing());
     assert_eq!(engine.source().unwrap().to_string(), "no such file");
 }
+
+#[test]
+fn kinds_have_the_names_of_their_variants_in_snake_case() {
+    for kind in [
+        ErrorKind::NoBackendRegistered,
+        ErrorKind::NoBackendAvailable,
+        ErrorKind::UnknownBackend,
+        ErrorKind::BackendUnavailable,
+        ErrorKind::InvalidModel,
+        ErrorKind::UnsupportedModel,
+        ErrorKind::Unsupported,
+        ErrorKind::InvalidOption,
+        ErrorKind::InvalidInput,
+        ErrorKind::Exhausted,
+        ErrorKind::Closed,
+        ErrorKind::Io,
+        ErrorKind::Engine,
+    ] {
+        let mut name = String::new();
+        for c in format!("{kind:?}").chars() {
+            if c.is_uppercase() && !name.is_empty() {
+                name.push('_');
+            }
+            name.extend(c.to_lowercase());
+        }
+        assert_eq!(kind.as_str(), name);
+    }
+}

@@ -16,4 +16,5 @@ mod registry;
 mod serialized;
 mod stream;
 mod support;
+mod telemetry;
 mod values;
