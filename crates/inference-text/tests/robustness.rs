@@ -1,4 +1,5 @@
 //! Damaged files give errors, never a panic.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use inference_core::{ChatPrompt, Message};
 use inference_fixtures::dir;

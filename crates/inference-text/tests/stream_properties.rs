@@ -1,5 +1,6 @@
 //! What a stream decoder emits is what the whole decodes to, for any text and
 //! any ids. The oracle is the `tokenizers` crate's own decoder.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::sync::LazyLock;
 

@@ -1,4 +1,5 @@
 //! What templates are given, what they may do, and how they fail.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
 //! Loading what lies beside a model's weights.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::collections::BTreeMap;
 
