@@ -31,6 +31,7 @@ pub struct Decoder {
     head: Arc<dyn Linear>,
     ropes: Vec<Rope>,
     parameters: u64,
+    weight_bytes: u64,
 }
 
 impl Decoder {
@@ -49,21 +50,44 @@ impl Decoder {
         weights: &dyn WeightSource,
         ops: Arc<dyn Ops>,
     ) -> Result<Self> {
+        Self::with_progress(config, weights, ops, &mut |_| ())
+    }
+
+    /// As [`new`](Self::new), and calls `progress` with the number of layers
+    /// that are ready, after each.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn with_progress(
+        config: DecoderConfig,
+        weights: &dyn WeightSource,
+        ops: Arc<dyn Ops>,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Self> {
         config.validate("config.json")?;
         let weights = ModelWeights::find(&config, weights)?;
         let norm =
             |weight: &Weight| Norm::new(&*ops, weight, config.norm_eps, config.norm_unit_offset);
-        let layers = weights
-            .layers
-            .iter()
-            .enumerate()
-            .map(|(index, layer)| build_layer(&config, index, layer, &*ops, &norm))
-            .collect::<Result<_>>()?;
+        let mut layers = Vec::with_capacity(weights.layers.len());
+        for (index, layer) in weights.layers.iter().enumerate() {
+            layers.push(build_layer(&config, index, layer, &*ops, &norm)?);
+            progress(index + 1);
+        }
         let head = weights.head.as_ref().unwrap_or(&weights.embedding);
         let (final_norm, head) = (norm(&weights.final_norm)?, ops.linear(head, None)?);
         let ropes = config.ropes.iter().cloned().map(Rope::new).collect();
-        let (embedding, parameters) = (weights.embedding, weights.parameters);
-        Ok(Self { config, ops, embedding, layers, final_norm, head, ropes, parameters })
+        Ok(Self {
+            ops,
+            layers,
+            final_norm,
+            head,
+            ropes,
+            embedding: weights.embedding,
+            parameters: weights.parameters,
+            weight_bytes: weights.bytes,
+            config,
+        })
     }
 
     /// Computes a step: f32 logits of the tokens at `logit_rows`,
@@ -91,7 +115,13 @@ impl Decoder {
         self.ops.step(self, tokens, batch, cache, logit_rows)
     }
 
-    fn check(&self, tokens: &[u32], batch: &BatchView<'_>, logit_rows: &[usize]) -> Result<()> {
+    /// Whether tokens, batch and rows fit the model and each other.
+    pub(crate) fn check(
+        &self,
+        tokens: &[u32],
+        batch: &BatchView<'_>,
+        logit_rows: &[usize],
+    ) -> Result<()> {
         let invalid = |what: &str, expected: String, found: String| {
             Err(Error::invalid_input(what, expected, found))
         };
@@ -165,6 +195,12 @@ impl Decoder {
     #[must_use]
     pub fn parameters(&self) -> u64 {
         self.parameters
+    }
+
+    /// Bytes of the weights as stored; tied ones count once.
+    #[must_use]
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
     }
 }
 

@@ -35,6 +35,21 @@ impl KvLayout {
     pub fn token_elems(&self) -> usize {
         self.num_kv_heads * self.head_dim
     }
+
+    /// Bytes of one block, keys and values of all layers, as the element type
+    /// stores them; saturating.
+    #[must_use]
+    pub fn block_bytes(&self) -> u64 {
+        let elements = [2, self.block_size, self.num_layers, self.num_kv_heads, self.head_dim]
+            .iter()
+            .fold(1_u64, |n, dim| n.saturating_mul(*dim as u64));
+        match self.dtype {
+            KvDtype::F32 => elements.saturating_mul(4),
+            // Blocks of 32 with one 16-bit scale: 34 bytes.
+            KvDtype::Q8_0 => elements.saturating_mul(34).div_ceil(32),
+            _ => elements.saturating_mul(2),
+        }
+    }
 }
 
 /// A KV pool, made and understood by one implementation of

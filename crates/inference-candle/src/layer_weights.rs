@@ -19,7 +19,9 @@ pub(crate) struct ModelWeights {
     pub(crate) final_norm: Weight,
     /// `None` where the embedding is the head.
     pub(crate) head: Option<Weight>,
+    /// Elements and bytes of all of them.
     pub(crate) parameters: u64,
+    pub(crate) bytes: u64,
 }
 
 /// The weights of a layer.
@@ -99,7 +101,7 @@ impl ModelWeights {
         let has = |root: &&&str| source.contains(&format!("{root}{}.weight", names.embedding));
         let roots = &names.roots;
         let root = roots.iter().find(has).or(roots.first()).copied().unwrap_or_default();
-        let mut finder = Finder { config, source, parameters: 0 };
+        let mut finder = Finder { config, source, parameters: 0, bytes: 0 };
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         let embedding = finder.weight(&format!("{root}{}", names.embedding), &[vocab, hidden])?;
         let final_norm = finder.weight(&format!("{root}{}", names.final_norm), &[hidden])?;
@@ -111,7 +113,14 @@ impl ModelWeights {
         for (index, spec) in config.layers.iter().enumerate() {
             layers.push(finder.layer(&format!("{root}layers.{index}."), spec)?);
         }
-        Ok(Self { embedding, layers, final_norm, head, parameters: finder.parameters })
+        Ok(Self {
+            embedding,
+            layers,
+            final_norm,
+            head,
+            parameters: finder.parameters,
+            bytes: finder.bytes,
+        })
     }
 }
 
@@ -119,6 +128,7 @@ struct Finder<'a> {
     config: &'a DecoderConfig,
     source: &'a dyn WeightSource,
     parameters: u64,
+    bytes: u64,
 }
 
 impl Finder<'_> {
@@ -142,7 +152,9 @@ impl Finder<'_> {
             let found = format!("{:?}", weight.dtype());
             return Err(Error::unsupported_model("weights", what, found, "F32, F16, BF16"));
         }
-        self.parameters = self.parameters.saturating_add(weight.elem_count() as u64);
+        let elements = weight.elem_count() as u64;
+        self.parameters = self.parameters.saturating_add(elements);
+        self.bytes += elements * weight.dtype().size_in_bytes() as u64;
         Ok(weight)
     }
 

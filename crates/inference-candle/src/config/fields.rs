@@ -128,6 +128,16 @@ impl<'a> Fields<'a> {
         self.read(name, "an integer of at least 0", Value::as_u64)
     }
 
+    /// One token id or an array of them.
+    pub(crate) fn token_ids(&self, name: &str) -> Result<Vec<u32>> {
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let ids = self.read(name, "a token id or an array of them", |value| match value {
+            Value::Array(ids) => ids.iter().map(id).collect(),
+            one => id(one).map(|id| vec![id]),
+        })?;
+        Ok(ids.unwrap_or_default())
+    }
+
     /// An array of integers of at least 0.
     pub(crate) fn integers(&self, name: &str) -> Result<Option<Vec<u64>>> {
         self.read(name, "an array of integers of at least 0", |value| {

@@ -1,0 +1,200 @@
+//! The one loader of all backends on Candle.
+
+use std::sync::Arc;
+
+use inference_core::{
+    Error, LoadOptions, ModelInfo, ModelSource, ProgressEvent, Result, TextModel, TokenId,
+};
+use inference_engine::{EngineModel, EngineOptions, ModelParts};
+use inference_text::TextParts;
+
+use crate::config::Fields;
+use crate::generation_config::{self, GenerationConfig};
+use crate::kv_plan::KvPlan;
+use crate::{CandleRunner, Decoder, DecoderConfig, ModelFiles, Ops, SafetensorsFiles};
+
+/// The name of the model's description.
+const CONFIG: &str = "config.json";
+
+/// Most sequences at once; the engine's own limit.
+const MAX_SLOTS: usize = 4096;
+
+/// Loads a model and starts its engine.
+///
+/// `backend` is the name in [`ModelInfo`] and in errors; `ops` compute, and
+/// threads and affinity are theirs: the caller has applied or refused
+/// [`LoadOptions::threads`] and [`LoadOptions::affinity`].
+///
+/// A model is a folder (or embedded files) of `config.json`, safetensors and,
+/// as far as they are there, tokenizer, chat template and
+/// `generation_config.json`. The KV pool holds `parallel_slots` sequences of
+/// the context, within `kv_budget` or, where that is unset, within
+/// [`DEFAULT_KV_BUDGET`](crate::DEFAULT_KV_BUDGET); where the budget is too
+/// small for one sequence of the model's own context, the context is reduced
+/// and progress says so. Keys and values are f32 unless `kv_dtype` says
+/// otherwise.
+///
+/// # Errors
+///
+/// [`InvalidModel`](inference_core::ErrorKind::InvalidModel) naming file and
+/// field or tensor, [`UnsupportedModel`](inference_core::ErrorKind::UnsupportedModel)
+/// naming the feature, [`InvalidOption`](inference_core::ErrorKind::InvalidOption)
+/// and [`Unsupported`](inference_core::ErrorKind::Unsupported) for options,
+/// [`Exhausted`](inference_core::ErrorKind::Exhausted) where the KV pool does
+/// not fit, [`Io`](inference_core::ErrorKind::Io).
+pub fn load_model(
+    backend: &str,
+    source: &ModelSource,
+    options: &LoadOptions,
+    ops: Arc<dyn Ops>,
+) -> Result<Arc<dyn TextModel>> {
+    options.validate()?;
+    refuse_options(backend, options)?;
+    let mut engine = EngineOptions::default();
+    engine.probe_bus.clone_from(&options.probe_bus);
+    if let Some(slots) = options.parallel_slots {
+        if slots > MAX_SLOTS {
+            return Err(Error::invalid_option(
+                "parallel_slots",
+                slots,
+                format!("1 to {MAX_SLOTS}"),
+            ));
+        }
+        engine.max_batch = slots;
+        engine.step_token_budget = engine.step_token_budget.max(slots);
+    }
+    engine.validate()?;
+
+    let files = ModelFiles::new(source)?;
+    let json = files.read_required(CONFIG)?;
+    let config = DecoderConfig::from_json(CONFIG, &json)?;
+    refuse_layers(backend, options, &config, &*ops)?;
+    let text = TextParts::load(|name| files.read(name))?;
+    check_vocabulary(&text, &config)?;
+    let generation = match files.read(generation_config::FILE)? {
+        Some(json) => GenerationConfig::read(&json)?,
+        None => GenerationConfig::default(),
+    };
+    let eos = end_of_sequence(&text, &generation, &config, &json)?;
+    let plan = KvPlan::new(&config, options, engine.max_batch)?;
+
+    let report = |event: ProgressEvent| {
+        if let Some(progress) = &options.progress {
+            progress.report(&event);
+        }
+    };
+    for message in plan.note.clone().into_iter().chain(generation.notes) {
+        report(ProgressEvent::Note { message });
+    }
+    let weights = SafetensorsFiles::open(&files)?;
+    let phase = "load weights";
+    let total = Some(config.num_layers() as u64);
+    report(ProgressEvent::Started { phase: phase.to_owned(), total, unit: "layers" });
+    let decoder = Decoder::with_progress(config, &weights, Arc::clone(&ops), &mut |done| {
+        report(ProgressEvent::Advanced { phase: phase.to_owned(), done: done as u64 });
+    })?;
+    let cache = ops.kv_cache(&plan.layout)?;
+    report(ProgressEvent::Finished { phase: phase.to_owned() });
+
+    let mut parts = ModelParts::new(info(backend, &decoder, plan.context_len))
+        .with_defaults(generation.defaults)
+        .with_eos(eos);
+    if let Some(tokenizer) = text.tokenizer {
+        parts = parts.with_tokenizer(tokenizer);
+    }
+    if let Some(template) = text.template {
+        parts = parts.with_template(template);
+    }
+    let runner = CandleRunner::new(decoder, cache, plan.context_len);
+    let model: Arc<dyn TextModel> = EngineModel::start(Box::new(runner), parts, engine)?;
+    Ok(model)
+}
+
+/// Refuses what no backend on Candle implements.
+fn refuse_options(backend: &str, options: &LoadOptions) -> Result<()> {
+    if options.adapter_path.is_some() {
+        return Err(Error::unsupported(backend, "adapter_path"));
+    }
+    if options.quantize.is_some() {
+        return Err(Error::unsupported(backend, "quantize"));
+    }
+    Ok(())
+}
+
+/// Refuses to split a model between device and host: all layers are on the
+/// device of the operations, which for the CPU means none on an accelerator.
+fn refuse_layers(
+    backend: &str,
+    options: &LoadOptions,
+    config: &DecoderConfig,
+    ops: &dyn Ops,
+) -> Result<()> {
+    let layers = config.num_layers();
+    let on_cpu = ops.device().is_cpu();
+    match options.gpu_layers {
+        None | Some(-1) => Ok(()),
+        Some(0) if on_cpu => Ok(()),
+        Some(n) if !on_cpu && usize::try_from(n).is_ok_and(|n| n >= layers) => Ok(()),
+        Some(n) => Err(Error::unsupported(backend, format!("gpu_layers = {n}"))),
+    }
+}
+
+/// Every id of the tokenizer has a row of the embedding. (The embedding may
+/// have more rows: many are padded.)
+fn check_vocabulary(text: &TextParts, config: &DecoderConfig) -> Result<()> {
+    let rows = config.vocab_size;
+    match text.tokenizer.as_ref().map(|tokenizer| tokenizer.vocab_size()) {
+        Some(ids) if ids > rows => Err(Error::invalid_model(
+            "tokenizer.json",
+            "vocabulary",
+            format!("at most {rows} ids, the vocab_size of {CONFIG}"),
+            format!("{ids} ids"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The tokens that end a text: of `generation_config.json`, else of
+/// `config.json`, else the tokenizer's.
+fn end_of_sequence(
+    text: &TextParts,
+    generation: &GenerationConfig,
+    config: &DecoderConfig,
+    json: &[u8],
+) -> Result<Vec<TokenId>> {
+    let malformed = |e: serde_json::Error| {
+        Error::invalid_model(CONFIG, "the document", "valid JSON", e.to_string())
+    };
+    let value: serde_json::Value = serde_json::from_slice(json).map_err(malformed)?;
+    let fields = Fields::new(CONFIG, &value)?;
+    let (file, ids) = match fields.get("eos_token_id") {
+        Some(_) if !generation.has_eos => (CONFIG, fields.token_ids("eos_token_id")?),
+        _ => (generation_config::FILE, text.eos_ids.clone()),
+    };
+    match ids.iter().find(|id| **id as usize >= config.vocab_size) {
+        Some(id) => Err(Error::invalid_model(
+            file,
+            "eos_token_id",
+            format!("below vocab_size ({})", config.vocab_size),
+            id.to_string(),
+        )),
+        None => Ok(ids),
+    }
+}
+
+fn info(backend: &str, decoder: &Decoder, context_len: usize) -> ModelInfo {
+    let config = decoder.config();
+    let mut info = ModelInfo::default();
+    info.architecture.clone_from(&config.architecture);
+    backend.clone_into(&mut info.backend);
+    info.vocab_size = config.vocab_size;
+    info.num_layers = config.num_layers();
+    info.hidden_size = config.hidden_size;
+    info.num_heads = config.num_heads;
+    info.num_kv_heads = config.num_kv_heads;
+    info.head_dim = config.head_dim;
+    info.context_len = context_len;
+    info.parameters = decoder.parameters();
+    info.weight_dtype = decoder.embedding().dtype().as_str().to_owned();
+    info
+}

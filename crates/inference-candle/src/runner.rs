@@ -1,0 +1,119 @@
+//! The engine's runner over a decoder.
+
+use inference_core::{AttentionSnapshot, Error, ErrorKind, Result, TokenId};
+use inference_engine::{MemoryUsage, ModelRunner, RunnerSpec, StepBatch};
+
+use crate::inspect::inspect_attention;
+use crate::{BatchView, Decoder, KvCache, MlpSpec};
+
+/// A decoder with its KV pool, as the engine runs it.
+#[derive(Debug)]
+pub struct CandleRunner {
+    decoder: Decoder,
+    cache: Box<dyn KvCache>,
+    spec: RunnerSpec,
+    memory: MemoryUsage,
+}
+
+impl CandleRunner {
+    /// A runner for sequences of at most `context_len` tokens.
+    ///
+    /// `cache` was made by the decoder's own operations.
+    #[must_use]
+    pub fn new(decoder: Decoder, cache: Box<dyn KvCache>, context_len: usize) -> Self {
+        let layout = cache.layout();
+        let vocab = decoder.config().vocab_size;
+        let spec = RunnerSpec::new(vocab, context_len, layout.block_size, layout.num_blocks);
+        let memory = MemoryUsage {
+            weights: decoder.weight_bytes(),
+            kv_block: layout.block_bytes(),
+            ..MemoryUsage::default()
+        };
+        Self { decoder, cache, spec, memory }
+    }
+
+    /// The decoder.
+    #[must_use]
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// Checks what the decoder does not know: context and blocks.
+    fn check(&self, batch: &StepBatch) -> Result<()> {
+        let RunnerSpec { context_len, block_size, num_blocks, .. } = self.spec;
+        for sequence in &batch.sequences {
+            let end = sequence.position.saturating_add(sequence.len);
+            if end > context_len {
+                let expected = format!("positions below {context_len}");
+                return Err(Error::invalid_input("sequence", expected, format!("{sequence:?}")));
+            }
+            let needed = end.div_ceil(block_size);
+            let blocks = sequence.block_table.get(..needed);
+            let valid = |blocks: &[u32]| blocks.iter().all(|block| (*block as usize) < num_blocks);
+            if !blocks.is_some_and(valid) {
+                let expected = format!("{needed} blocks below {num_blocks}");
+                return Err(Error::invalid_input("block table", expected, format!("{sequence:?}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of the largest tensors that are alive at once in a step: residual
+    /// stream and block output, queries, keys and values, the MLP's three
+    /// intermediate tensors, logits.
+    fn activation_bytes(&self, batch: &StepBatch) -> u64 {
+        let config = self.decoder.config();
+        let intermediate = |mlp: &MlpSpec| match mlp {
+            MlpSpec::Gated { intermediate } => *intermediate,
+            MlpSpec::Moe { intermediate, experts_per_token, .. } => {
+                intermediate * experts_per_token
+            }
+        };
+        let widest = config.layers.iter().map(|layer| intermediate(&layer.mlp)).max().unwrap_or(0);
+        let attention = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim;
+        let per_token = 3 * config.hidden_size + attention.max(3 * widest);
+        let elements = batch.tokens.len() * per_token + batch.logit_rows.len() * config.vocab_size;
+        4 * elements as u64
+    }
+}
+
+impl ModelRunner for CandleRunner {
+    fn spec(&self) -> &RunnerSpec {
+        &self.spec
+    }
+
+    fn forward(&mut self, batch: &StepBatch) -> Result<Vec<f32>> {
+        self.check(batch)?;
+        let positions: Vec<usize> =
+            batch.sequences.iter().flat_map(|s| s.position..s.position + s.len).collect();
+        let view = BatchView { sequences: &batch.sequences, positions: &positions };
+        let cache: &mut dyn KvCache = &mut *self.cache;
+        let logits = self.decoder.forward(&batch.tokens, &view, Some(cache), &batch.logit_rows)?;
+        self.memory.activations = self.memory.activations.max(self.activation_bytes(batch));
+        logits
+            .flatten_all()
+            .and_then(|logits| logits.to_vec1())
+            .map_err(|e| Error::engine("reading logits", e))
+    }
+
+    fn survives(&self, error: &Error) -> bool {
+        // Refused before anything was computed.
+        error.kind() == ErrorKind::InvalidInput
+    }
+
+    fn memory(&self) -> MemoryUsage {
+        self.memory
+    }
+
+    fn inspects_attention(&self) -> bool {
+        true
+    }
+
+    fn inspect_attention(&mut self, ids: &[TokenId]) -> Result<AttentionSnapshot> {
+        if ids.is_empty() || ids.len() > self.spec.context_len {
+            let expected = format!("1 to {} tokens", self.spec.context_len);
+            return Err(Error::invalid_input("prompt", expected, ids.len().to_string()));
+        }
+        inspect_attention(&self.decoder, ids)
+    }
+}
