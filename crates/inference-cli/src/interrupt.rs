@@ -38,19 +38,16 @@ impl Interrupts {
     /// the program.
     pub(crate) fn while_cancellable<T>(&self, request: impl FnOnce(CancelToken) -> T) -> T {
         let token = CancelToken::new();
-        *self.meaning() = Meaning::Cancel(token.clone());
+        let before = std::mem::replace(&mut *self.meaning(), Meaning::Cancel(token.clone()));
         let result = request(token);
-        *self.meaning() = Meaning::Exit;
+        *self.meaning() = before;
         result
     }
 
-    /// Runs `read` while one Ctrl-C only shows a hint, and a second one ends
-    /// the program.
-    pub(crate) fn while_prompting<T>(&self, read: impl FnOnce() -> T) -> T {
+    /// From now on the next Ctrl-C only shows a hint, and the one after it
+    /// ends the program.
+    pub(crate) fn hint_first(&self) {
         *self.meaning() = Meaning::Hint;
-        let result = read();
-        *self.meaning() = Meaning::Exit;
-        result
     }
 
     fn meaning(&self) -> MutexGuard<'_, Meaning> {

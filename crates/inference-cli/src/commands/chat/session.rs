@@ -68,9 +68,10 @@ impl<'a> Session<'a> {
         loop {
             let mut line = String::new();
             notes.prompt(PROMPT);
-            let read = self.context.interrupts.while_prompting(|| input.read_line(&mut line));
-            let read =
-                read.map_err(|source| Failure::Input { what: "standard input".into(), source })?;
+            self.context.interrupts.hint_first();
+            let read = input
+                .read_line(&mut line)
+                .map_err(|source| Failure::Input { what: "standard input".into(), source })?;
             if read == 0 {
                 notes.aside("");
                 return Ok(());
