@@ -37,7 +37,7 @@ pub(crate) struct Cli {
     #[arg(long, global = true, help_heading = "Output")]
     pub(crate) json: bool,
 
-    /// Say more: -v progress of the engine, -vv debug, -vvv everything (on stderr)
+    /// Say more: -v information, -vv debug, -vvv everything (on stderr)
     #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Output")]
     pub(crate) verbose: u8,
 

@@ -18,7 +18,7 @@ pub(crate) const EXAMPLES: &str = "\
 Examples:
   inference chat
   inference chat \"What is 2 plus 3?\"
-  inference chat --model ./my-model --system \"Answer in one word.\" \"The capital of France?\"
+  inference chat --model ./my-model --system \"Be brief.\" \"Why is the sky blue?\"
   inference chat --messages conversation.json --json";
 
 /// What a line is asked for with.
@@ -33,7 +33,7 @@ pub(crate) const PROMPT: &str = "> ";
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Messages, each answered in turn; `-`, or none with piped input, is all of standard input
-    #[arg(conflicts_with = "messages")]
+    #[arg(value_name = "MESSAGE", conflicts_with = "messages")]
     message: Vec<String>,
 
     /// A message; the same as MESSAGE. Repeatable
@@ -94,11 +94,18 @@ impl Args {
         match given.as_slice() {
             _ if self.messages.is_some() || self.interactive => Ok(None),
             [] if io::stdin().is_terminal() => Ok(None),
-            [] => Ok(Some(vec![input::prompt_or_stdin(None, "MESSAGE")?])),
-            [one] if one == input::STDIN => {
-                Ok(Some(vec![input::prompt_or_stdin(Some(one), "MESSAGE")?]))
-            }
+            [] => Ok(Some(vec![piped()?])),
+            [one] if one == input::STDIN => Ok(Some(vec![piped()?])),
             messages => Ok(Some(messages.to_vec())),
         }
     }
+}
+
+/// The message on standard input.
+fn piped() -> Result<String> {
+    let message = input::prompt_or_stdin(Some(input::STDIN), "MESSAGE")?;
+    if message.is_empty() {
+        return Err(Failure::Usage("standard input holds no message".to_owned()));
+    }
+    Ok(message)
 }

@@ -14,7 +14,7 @@ pub(crate) const EXAMPLES: &str = "\
 Examples:
   inference classify \"I love this little house.\" \"The soup was cold and sad.\"
   inference classify --labels \" dog,\" \" cat\" \"The animal that barks is the\"
-  inference classify --model ./my-model --chat --labels yes,no --pattern \"Is this spam? {}\" - < mails
+  inference classify --chat --labels yes,no --pattern \"Is this spam? {}\" - < mails
   inference classify --json \"What a lovely day!\" | jq '.[0].label'";
 
 /// The question that the embedded model was trained to answer.
@@ -34,6 +34,7 @@ const SENTIMENT_LABELS: [&str; 2] = ["positive", "negative"];
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Texts; `-`, or none with piped input, reads one text per line
+    #[arg(value_name = "TEXT")]
     texts: Vec<String>,
 
     /// Candidate answers, separated by commas. Repeatable
@@ -189,8 +190,9 @@ fn report(
         let percent = |p: f32| format!("{:5.1}%", p * 100.0);
         match classification.best() {
             Some(best) => {
-                let shown = table::excerpt(text, width.saturating_sub(best.label.len() + 10));
-                rows.push(vec![best.label.clone(), percent(best.probability), shown]);
+                let label = best.label.trim().to_owned();
+                let shown = table::excerpt(text, width.saturating_sub(label.len() + 10));
+                rows.push(vec![label, percent(best.probability), shown]);
             }
             None => rows.push(vec![table::excerpt(text, width)]),
         }

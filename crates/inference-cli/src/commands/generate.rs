@@ -11,8 +11,8 @@ use crate::{input, load, reply};
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   inference generate \"Once upon a time\"
-  inference generate --temperature 0.8 --top-p 0.95 --seed 7 -n 64 \"The little dog\"
-  inference generate --model ./my-model --json --ids 1,403,407 | jq -r .token.text
+  inference generate --temperature 0.8 --top-p 0.95 --seed 7 -n 64 \"The dog\"
+  inference generate --model ./my-model --json --ids 1,403,407 | jq .token.id
   cat prompt.txt | inference generate --stop \"The end\"";
 
 /// Continue a text

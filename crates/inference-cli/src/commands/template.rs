@@ -13,7 +13,7 @@ use crate::{input, text_parts};
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   inference template messages.json
-  inference template --model ./my-model messages.json --tools tools.json --set enable_thinking=false
+  inference template --model ./my-model messages.json --set enable_thinking=false
   echo '[{\"role\":\"user\",\"content\":\"Hello!\"}]' | inference template -";
 
 /// Render messages with a model's chat template

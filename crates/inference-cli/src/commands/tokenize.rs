@@ -25,7 +25,6 @@ Examples:
 pub(crate) struct Args {
     /// Text, or with --decode token ids; `-`, or none with piped input, is all of standard input,
     /// unchanged
-    #[arg(allow_hyphen_values = true)]
     text: Option<String>,
 
     /// Turn ids into text

@@ -100,6 +100,8 @@ fn bad_conversations_are_refused() {
     let args = ["chat", "--model", &model, "--messages", "-"];
     let stderr = inference_reading(&args, robot).error(2);
     assert!(stderr.contains("robot"), "{stderr}");
+    let stderr = inference(["chat", "--model", &model]).error(2);
+    assert!(stderr.contains("no message"), "{stderr}");
     let Some((_, mute)) = fixture("models/stories260k") else { return };
     let stderr = inference(["chat", "--model", &mute, "Hi"]).error(2);
     assert!(stderr.contains("chat"), "{stderr}");

@@ -73,7 +73,7 @@ fn lines_of_standard_input_are_texts() {
     let table = inference_reading(&args, "Once upon a\nThe big\n").text();
     let lines: Vec<_> = table.lines().collect();
     assert_eq!(lines.len(), 2, "{table}");
-    assert!(lines[0].starts_with(" time") && lines[0].ends_with("%  Once upon a"), "{table}");
+    assert!(lines[0].starts_with("time ") && lines[0].ends_with("%  Once upon a"), "{table}");
 }
 
 #[test]

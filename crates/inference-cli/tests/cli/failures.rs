@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::run::{fixture, inference};
+use crate::run::{command, fixture, inference};
 
 fn refused(args: &[&str], code: i32, named: &[&str]) {
     let stderr = inference(args).error(code);
@@ -76,6 +76,18 @@ fn prompts_that_cannot_be_used() {
     refused(&["logits", "--model", &bare, ""], 2, &["prompt"]);
     let Some((_, mute)) = fixture("tiny/qwen3moe-v5config") else { return };
     refused(&["generate", "--model", &mute, "x"], 2, &["token"]);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn output_that_cannot_be_written() {
+    let Some((_, model)) = fixture("models/stories260k") else { return };
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let args = ["tokenize", "--model", &model, "x"];
+    let output = command().args(args).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.starts_with("error: standard output"), "{stderr}");
 }
 
 #[test]

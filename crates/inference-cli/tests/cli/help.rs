@@ -31,7 +31,7 @@ fn the_help_of_every_command_shows_an_example() {
 }
 
 #[test]
-fn help_fits_80_columns_where_there_is_no_terminal() {
+fn help_fits_100_columns_where_there_is_no_terminal() {
     for command in COMMANDS {
         let help = inference([command, "-h"]).text();
         // Examples are command lines: they are not broken.
