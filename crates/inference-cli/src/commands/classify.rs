@@ -1,6 +1,6 @@
 //! `inference classify`: score labels, or the next token, of texts.
 
-use inference::{Classification, ClassifyOptions, LabelScore, Message, Prompt, TextModel};
+use inference::{Classification, ClassifyOptions, LabelScore, Message, Prompt};
 use serde::Serialize;
 
 use crate::args::LoadArgs;
@@ -113,7 +113,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<()> {
         });
         output.json(&items.collect::<Vec<_>>())?;
     } else {
-        output.text(&report(&*model, args, &texts, &scored))?;
+        output.text(&report(args, &texts, &scored))?;
     }
     finish(context, &texts, scored)
 }
@@ -177,12 +177,7 @@ fn json<'a>(text: &'a str, classification: &'a Classification) -> Json<'a> {
 }
 
 /// The table for a person; texts that failed are left to the error report.
-fn report(
-    model: &dyn TextModel,
-    args: &Args,
-    texts: &[String],
-    scored: &[Result<Classification>],
-) -> String {
+fn report(args: &Args, texts: &[String], scored: &[Result<Classification>]) -> String {
     let width = table::terminal_width();
     let mut rows = Vec::new();
     for (text, result) in texts.iter().zip(scored) {
@@ -198,9 +193,8 @@ fn report(
         }
         if classification.labels.is_empty() || args.top.is_some() {
             for token in &classification.token.top_logprobs {
-                let text = model.decode(&[token.id], false).unwrap_or_else(|_| token.text.clone());
                 rows.push(vec![
-                    format!("  {text:?}"),
+                    format!("  {:?}", token.text),
                     percent(token.logprob.exp()),
                     format!("id {}", token.id),
                 ]);

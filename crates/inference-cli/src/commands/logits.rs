@@ -1,13 +1,13 @@
 //! `inference logits`: the logits of a prompt's positions.
 
-use inference::{CapabilityId, Error, LogitRows, Prompt, TextModel};
+use inference::{CapabilityId, Error, LogitRows, Prompt, TokenId};
 use serde::Serialize;
 
 use crate::args::{Ids, LoadArgs};
 use crate::commands::Context;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
-use crate::{input, load, table};
+use crate::{input, load, table, text_parts};
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -69,11 +69,19 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<()> {
     if context.json {
         return output.json(&Json { logits: logits.rows().collect() });
     }
+    // A model without a tokenizer still has logits.
+    let tokenizer = match model.info().has_tokenizer {
+        true => Some(text_parts::tokenizer(&args.load.source.source())?),
+        false => None,
+    };
+    let piece = |id: TokenId| {
+        tokenizer.as_ref().map_or(String::new(), |all| format!("{:?}", all.token_text(id)))
+    };
     let first = count.saturating_sub(logits.rows().len());
     let mut cells = vec![header()];
     for (offset, row) in logits.rows().enumerate() {
         let position = first + offset;
-        let read = ids.get(position).map_or(String::new(), |id| piece(&*model, *id));
+        let read = ids.get(position).map_or(String::new(), |id| piece(*id));
         for (rank, (id, logit, probability)) in top(row, args.top).into_iter().enumerate() {
             let (position, read) =
                 if rank == 0 { (position.to_string(), read.clone()) } else { Default::default() };
@@ -83,7 +91,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<()> {
                 format!("{:5.1}%", probability * 100.0),
                 format!("{logit:9.4}"),
                 id.to_string(),
-                piece(&*model, id),
+                piece(id),
             ]);
         }
     }
@@ -95,7 +103,7 @@ fn header() -> Vec<String> {
 }
 
 /// The `count` largest logits of a row: id, logit and probability.
-fn top(row: &[f32], count: usize) -> Vec<(u32, f32, f64)> {
+fn top(row: &[f32], count: usize) -> Vec<(TokenId, f32, f64)> {
     let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = row.iter().map(|logit| f64::from(logit - max).exp()).sum();
     let mut ranked: Vec<(u32, f32)> = (0..).zip(row.iter().copied()).collect();
@@ -104,11 +112,6 @@ fn top(row: &[f32], count: usize) -> Vec<(u32, f32, f64)> {
     ranked.truncate(count);
     let share = |(id, logit): (u32, f32)| (id, logit, f64::from(logit - max).exp() / sum);
     ranked.into_iter().map(share).collect()
-}
-
-/// A token's own text, quoted; empty where the model has no tokenizer.
-fn piece(model: &dyn TextModel, id: u32) -> String {
-    model.decode(&[id], false).map_or_else(|_| String::new(), |text| format!("{text:?}"))
 }
 
 #[cfg(test)]

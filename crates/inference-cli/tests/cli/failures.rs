@@ -71,7 +71,7 @@ fn prompts_that_cannot_be_used() {
     refused(&["generate", "--model", &model, &long], 2, &["512"]);
     refused(&["logits", "--model", &model, &long], 2, &["512"]);
     // A tokenizer that adds nothing makes no tokens of no text.
-    let Some((_, bare)) = fixture("tiny/llama-h256") else { return };
+    let Some((_, bare)) = fixture("tiny/qwen3") else { return };
     refused(&["generate", "--model", &bare, ""], 2, &["prompt"]);
     refused(&["logits", "--model", &bare, ""], 2, &["prompt"]);
     let Some((_, mute)) = fixture("tiny/qwen3moe-v5config") else { return };
