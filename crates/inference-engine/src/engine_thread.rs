@@ -174,7 +174,6 @@ impl Engine {
             };
             let submission = first.remove();
             let prompt_tokens = submission.ids.len();
-            tracing::debug!(request = submission.id.0, prompt_tokens, blocks, "admitted");
             let event = ProbeEvent::Admitted { prompt_tokens };
             self.emit(Some(submission.id), Phase::Queued, event);
             self.running.push(Sequence::admit(submission, table, self.tokenizer.clone()));
@@ -207,7 +206,10 @@ impl Engine {
         for share in shares {
             self.running[share.slot].note_step(began, active);
         }
-        let forward = catch_unwind(AssertUnwindSafe(|| self.runner.forward(&batch)));
+        let span =
+            tracing::trace_span!("forward", sequences = shares.len(), tokens = batch.tokens.len());
+        let forward =
+            span.in_scope(|| catch_unwind(AssertUnwindSafe(|| self.runner.forward(&batch))));
         let duration = began.elapsed();
         let prompt: usize = shares
             .iter()
@@ -319,11 +321,9 @@ impl Engine {
         let mut sequence = self.running.swap_remove(slot);
         let phase = sequence.phase();
         self.pool.release(sequence.take_table());
-        let failed = matches!(ending, Ending::Error(_));
-        self.count_end(failed);
+        self.count_end(matches!(ending, Ending::Error(_)));
         let id = sequence.id;
         let reason = sequence.end(ending, active);
-        tracing::debug!(request = id.0, ?reason, failed, "ended");
         self.emit(Some(id), phase, ProbeEvent::Ended { reason });
     }
 

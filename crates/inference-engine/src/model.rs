@@ -24,7 +24,7 @@ use crate::parts::ModelParts;
 use crate::request::Requirements;
 use crate::runner::ModelRunner;
 use crate::scheduler::Rank;
-use crate::stream::{EngineSource, WhenFull};
+use crate::stream::{EngineSource, Group, WhenFull};
 use crate::submission::{PrefillTask, RowConsumer, Submission, Task};
 
 /// A [`TextModel`] over any [`ModelRunner`]; see the [crate](crate) for how it
@@ -88,19 +88,19 @@ impl EngineModel {
         RequestId(self.next_request.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// A checked request, not yet submitted.
+    /// A checked request, not yet submitted: it joins `group`.
     fn source(
         &self,
         prompt: &Prompt,
         options: GenerateOptions,
+        group: &Group,
         when_full: WhenFull,
     ) -> Result<Box<dyn TokenSource>> {
-        self.mailbox.check_open()?;
         let (ids, plan) = self.requirements.generation(prompt, options)?;
-        let seed = plan.seed;
         let (sender, reader) = channel(self.channel_capacity, Arc::clone(&self.mailbox));
-        let submission = Submission {
-            id: self.request_id(),
+        let id = self.request_id();
+        group.lock().unwrap_or_else(PoisonError::into_inner).push_back(Submission {
+            id,
             // The last token is never computed.
             positions: ids.len() + plan.max_tokens - 1,
             ids,
@@ -109,9 +109,9 @@ impl EngineModel {
             cancel: plan.cancel.clone(),
             submitted: Instant::now(),
             task: Task::Generate(Box::new(plan), sender),
-        };
-        let mailbox = Arc::clone(&self.mailbox);
-        Ok(Box::new(EngineSource::new(mailbox, submission, reader, seed, when_full)))
+        });
+        let (mailbox, group) = (Arc::clone(&self.mailbox), Arc::clone(group));
+        Ok(Box::new(EngineSource::new(id, mailbox, reader, group, when_full)))
     }
 
     fn prefill(&self, ids: Vec<TokenId>, task: PrefillTask) -> Submission {
@@ -156,7 +156,9 @@ impl EngineModel {
 
 impl TextModel for EngineModel {
     fn generate(&self, prompt: Prompt, options: GenerateOptions) -> Result<TokenStream> {
-        Ok(TokenStream::new(self.source(&prompt, options, WhenFull::Refuse)?))
+        self.mailbox.check_open()?;
+        let group = Group::default();
+        Ok(TokenStream::new(self.source(&prompt, options, &group, WhenFull::Refuse)?))
     }
 
     fn classify(
@@ -205,9 +207,10 @@ impl TextModel for EngineModel {
 
     fn batch_generate(&self, items: Vec<BatchItem>) -> Result<BatchStream> {
         self.mailbox.check_open()?;
-        let sources =
-            items.into_iter().map(|i| self.source(&i.prompt, i.options, WhenFull::Wait)).collect();
-        Ok(BatchStream::new(sources))
+        let group = Group::default();
+        let source =
+            |item: BatchItem| self.source(&item.prompt, item.options, &group, WhenFull::Wait);
+        Ok(BatchStream::new(items.into_iter().map(source).collect()))
     }
 
     fn encode(&self, text: &str, add_special: bool) -> Result<Vec<TokenId>> {

@@ -48,7 +48,8 @@ impl Requirements {
     ///
     /// `InvalidInput` for a runner without vocabulary, context or blocks and
     /// for an end-of-sequence token outside the vocabulary; `InvalidOption`
-    /// for a default outside its range.
+    /// for a default outside its range or naming a token outside the
+    /// vocabulary.
     pub(crate) fn new(spec: RunnerSpec, mut parts: ModelParts) -> Result<Self> {
         for (what, value) in [
             ("vocab_size", spec.vocab_size),
@@ -69,6 +70,7 @@ impl Requirements {
         parts.info.has_chat_template = parts.template.is_some();
         let this = Self { spec, parts };
         this.check_ids("end-of-sequence token", &this.parts.eos)?;
+        this.check_option_ids(&this.parts.defaults)?;
         Ok(this)
     }
 
@@ -178,8 +180,7 @@ impl Requirements {
         if options.adapter.is_some() {
             return Err(self.no_adapters());
         }
-        self.check_option_ids("logit_bias", options.logit_bias.iter().map(|(id, _)| *id))?;
-        self.check_option_ids("stop_tokens", options.stop_tokens.iter().copied())?;
+        self.check_option_ids(&options)?;
         if !options.stop_strings.is_empty() {
             self.tokenizer("stop_strings")?;
         }
@@ -213,13 +214,13 @@ impl Requirements {
         Error::unsupported(self.subject(), "adapter")
     }
 
-    fn check_option_ids(
-        &self,
-        field: &'static str,
-        mut ids: impl Iterator<Item = TokenId>,
-    ) -> Result<()> {
+    /// Every id in `options` is inside the vocabulary.
+    fn check_option_ids(&self, options: &GenerateOptions) -> Result<()> {
         let vocab_size = self.spec.vocab_size;
-        ids.find(|id| *id as usize >= vocab_size).map_or(Ok(()), |id| {
+        let biased = options.logit_bias.iter().map(|(id, _)| ("logit_bias", *id));
+        let stops = options.stop_tokens.iter().map(|id| ("stop_tokens", *id));
+        let outside = biased.chain(stops).find(|(_, id)| *id as usize >= vocab_size);
+        outside.map_or(Ok(()), |(field, id)| {
             let expected = format!("token ids below {vocab_size}");
             Err(Error::invalid_option(field, format!("token {id}"), expected))
         })

@@ -30,6 +30,7 @@ pub(crate) struct Sequence {
     /// When the first step that worked on it began.
     started: Option<Instant>,
     peak_bytes: u64,
+    span: tracing::Span,
 }
 
 /// What a sequence is for.
@@ -56,6 +57,7 @@ impl Sequence {
         tokenizer: Option<Arc<Tokenizer>>,
     ) -> Self {
         let Submission { id, ids, rank, deadline, cancel, submitted, task, .. } = submission;
+        let span = tracing::debug_span!("request", id = id.0, prompt_tokens = ids.len());
         let work = match task {
             Task::Generate(plan, sender) => {
                 Work::Generate(Box::new(Generation::new(*plan, &ids, tokenizer, sender)))
@@ -75,6 +77,7 @@ impl Sequence {
             submitted,
             started: None,
             peak_bytes: 0,
+            span,
         }
     }
 
@@ -154,6 +157,7 @@ impl Sequence {
         bus: Option<&ProbeBus>,
     ) -> Option<Ending> {
         self.computed += len;
+        let _entered = self.span.enter();
         match &mut self.work {
             Work::Prefill(task) => {
                 rows.for_each(|row| task.consumer.row(row));
@@ -201,6 +205,8 @@ impl Sequence {
     /// Ends it: tells its reader. The caller has its blocks.
     pub(crate) fn end(self, ending: Ending, active_bytes: u64) -> Option<FinishReason> {
         let now = Instant::now();
+        let _entered = self.span.enter();
+        tracing::debug!(?ending, "ends");
         let peak = self.peak_bytes.max(active_bytes);
         match self.work {
             Work::Prefill(task) => {

@@ -1,14 +1,21 @@
 //! The source behind a stream of tokens.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
+use inference_core::probe::RequestId;
 use inference_core::{Completion, FinishReason, GenerateMetrics, Result, TokenEvent, TokenSource};
 
 use crate::channel::TokenReader;
 use crate::mailbox::Mailbox;
-use crate::submission::Submission;
+use crate::request::GeneratePlan;
+use crate::submission::{Submission, Task};
+
+/// Requests that are submitted together, when any of their sources is first
+/// polled: so the engine sees a whole batch at once. In ascending order of
+/// their ids; empties as they are submitted.
+pub(crate) type Group = Arc<Mutex<VecDeque<Submission>>>;
 
 /// What to do when the queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,56 +26,70 @@ pub(crate) enum WhenFull {
     Wait,
 }
 
-/// One request, submitted when it is first polled.
+/// One request, submitted when it, or another of its group, is first polled.
 #[derive(Debug)]
 pub(crate) struct EngineSource {
+    id: RequestId,
     mailbox: Arc<Mailbox>,
     reader: TokenReader,
     when_full: WhenFull,
-    /// At most one, until it is submitted.
-    unsubmitted: VecDeque<Submission>,
-    /// How it ends if it is cancelled before it is submitted.
-    seed: u64,
+    group: Group,
+    submitted: bool,
     cancelled: bool,
 }
 
 impl EngineSource {
+    /// A source for the request `id`, which is in `group`.
     pub(crate) fn new(
+        id: RequestId,
         mailbox: Arc<Mailbox>,
-        submission: Submission,
         reader: TokenReader,
-        seed: u64,
+        group: Group,
         when_full: WhenFull,
     ) -> Self {
-        let unsubmitted = VecDeque::from([submission]);
-        Self { mailbox, reader, when_full, unsubmitted, seed, cancelled: false }
+        Self { id, mailbox, reader, when_full, group, submitted: false, cancelled: false }
     }
 
-    fn submit(&mut self, cx: &mut Context<'_>) -> Result<()> {
-        match self.when_full {
-            WhenFull::Wait => self.mailbox.submit_some(&mut self.unsubmitted, cx.waker()),
-            WhenFull::Refuse => match self.unsubmitted.pop_front() {
-                Some(submission) => self.mailbox.submit(submission),
-                None => Ok(()),
-            },
+    /// Whether the request is on its way; an event if it never will be.
+    fn submit(&mut self, cx: &mut Context<'_>) -> Result<bool, TokenEvent> {
+        let mut group = self.group.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = self.id;
+        if let Ok(own) = group.binary_search_by_key(&id, |submission| submission.id) {
+            if self.cancelled {
+                return Err(TokenEvent::Finished(unsubmitted(group.remove(own))));
+            }
+            let outcome = match self.when_full {
+                WhenFull::Wait => self.mailbox.submit_some(&mut group, cx.waker()),
+                WhenFull::Refuse => {
+                    group.remove(own).map_or(Ok(()), |own| self.mailbox.submit(own))
+                }
+            };
+            outcome.map_err(TokenEvent::Failed)?;
         }
+        self.submitted = group.binary_search_by_key(&id, |submission| submission.id).is_err();
+        Ok(self.submitted)
     }
+}
+
+/// How a request ends that was cancelled before it was submitted.
+fn unsubmitted(submission: Option<Submission>) -> Completion {
+    let mut metrics = GenerateMetrics::default();
+    let mut seed = 0;
+    if let Some(Submission { ids, task: Task::Generate(plan, _), .. }) = submission {
+        let GeneratePlan { seed: own, .. } = *plan;
+        metrics.prompt_tokens = ids.len();
+        seed = own;
+    }
+    Completion::new(FinishReason::Cancelled, metrics, seed)
 }
 
 impl TokenSource for EngineSource {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<TokenEvent> {
-        if let Some(submission) = self.unsubmitted.front() {
-            if self.cancelled {
-                let mut metrics = GenerateMetrics::default();
-                metrics.prompt_tokens = submission.ids.len();
-                let completion = Completion::new(FinishReason::Cancelled, metrics, self.seed);
-                return Poll::Ready(TokenEvent::Finished(completion));
-            }
-            if let Err(error) = self.submit(cx) {
-                return Poll::Ready(TokenEvent::Failed(error));
-            }
-            if !self.unsubmitted.is_empty() {
-                return Poll::Pending;
+        if !self.submitted {
+            match self.submit(cx) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Pending,
+                Err(event) => return Poll::Ready(event),
             }
         }
         self.reader.poll(cx)

@@ -73,8 +73,8 @@ fn byte_tokenizer() -> Tokenizer {
     let vocab: serde_json::Map<String, serde_json::Value> = (0..256)
         .map(|byte| (char::from_u32(stand_in(byte)).unwrap().to_string(), byte.into()))
         .collect();
-    let byte_level =
-        serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": false});
+    let byte_level = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false,
+        "trim_offsets": false, "use_regex": false});
     let json = serde_json::json!({
         "version": "1.0",
         "added_tokens": [{
