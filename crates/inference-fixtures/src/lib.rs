@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 ///
 /// If it is absent and the environment variable `CI` is set.
 #[must_use]
-#[expect(clippy::panic, clippy::print_stderr, reason = "a helper of tests")]
+#[expect(clippy::print_stderr, reason = "a helper of tests")]
 pub fn dir(name: &str) -> Option<PathBuf> {
     // This crate lies in <root>/crates/inference-fixtures.
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures");

@@ -1,6 +1,8 @@
 //! Chat templates: messages to prompt text, as transformers renders them.
 
+mod bounds;
 mod clock;
+mod jinja;
 mod json;
 mod python;
 mod rewrite;
@@ -275,10 +277,25 @@ fn environment() -> Environment<'static> {
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_fuel(Some(MAX_STEPS));
     environment.set_unknown_method_callback(python::method);
+    jinja::install(&mut environment);
+    bounds::install(&mut environment);
     environment.add_filter("tojson", json::tojson);
     environment.add_filter(rewrite::ITERABLE, python::iterable);
+    environment.add_filter(rewrite::BOUNDED, bounded);
     environment.add_function("raise_exception", raise_exception);
     environment
+}
+
+fn bounded(value: Value) -> Result<Value, minijinja::Error> {
+    match value.as_str() {
+        Some(text) if text.len() > MAX_OUTPUT => Err(too_long()),
+        _ => Ok(value),
+    }
+}
+
+fn too_long() -> minijinja::Error {
+    let message = format!("a text of more than {MAX_OUTPUT} bytes");
+    minijinja::Error::new(ErrorKind::InvalidOperation, message)
 }
 
 /// Marks an error as the template's own.

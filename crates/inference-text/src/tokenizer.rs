@@ -47,7 +47,9 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// `InvalidModel` where the bytes are not such a definition.
+    /// `InvalidModel` where the bytes are not such a definition, or where an
+    /// added token's id leaves a gap after the vocabulary or contradicts it:
+    /// the `tokenizers` crate would give it another id than the file says.
     pub fn from_json(json: &[u8], file: &str) -> Result<Self> {
         let invalid = |found: String| {
             Error::invalid_model(file, "tokenizer", "a tokenizer definition", found)
@@ -69,7 +71,10 @@ impl Tokenizer {
             Ok(Inner { tokenizer, file: file.to_owned(), vocab_size, pipeline })
         };
         match panic_boundary::catch(build) {
-            Ok(Ok(inner)) => Ok(Self { inner: Arc::new(inner) }),
+            Ok(Ok(inner)) => {
+                check_added_tokens(json, file, &inner.tokenizer)?;
+                Ok(Self { inner: Arc::new(inner) })
+            }
             Ok(Err(error)) => Err(invalid(error.to_string())),
             Err(panic) => Err(invalid(format!("one that the parser cannot handle: {panic}"))),
         }
@@ -189,4 +194,36 @@ impl Tokenizer {
             Err(panic) => Err(fail(panic)),
         }
     }
+}
+
+/// The part of a definition that numbers the added tokens.
+#[derive(serde::Deserialize)]
+struct AddedTokens {
+    #[serde(default)]
+    added_tokens: Vec<AddedTokenId>,
+}
+
+#[derive(serde::Deserialize)]
+struct AddedTokenId {
+    id: TokenId,
+    content: String,
+}
+
+/// Refuses a definition whose added tokens did not get the ids it gives them.
+fn check_added_tokens(json: &[u8], file: &str, tokenizer: &tokenizers::Tokenizer) -> Result<()> {
+    let parsed: AddedTokens = serde_json::from_slice(json).map_err(|error| {
+        Error::invalid_model(file, "added_tokens", "tokens with id and content", error.to_string())
+    })?;
+    for token in parsed.added_tokens.iter().filter(|token| !token.content.is_empty()) {
+        let actual = tokenizer.token_to_id(&token.content);
+        if actual != Some(token.id) {
+            let what = format!("added_tokens: `{}`", token.content);
+            let expected = match actual {
+                Some(id) => format!("id {id} (the next free one, or the vocabulary's)"),
+                None => "a token that can be added".to_owned(),
+            };
+            return Err(Error::invalid_model(file, what, expected, format!("id {}", token.id)));
+        }
+    }
+    Ok(())
 }

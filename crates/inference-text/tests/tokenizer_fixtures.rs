@@ -1,4 +1,5 @@
 //! Real tokenizers against the values of the reference implementation.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use inference_fixtures::{dir, ids, json};
 use inference_text::{TextParts, Tokenizer};

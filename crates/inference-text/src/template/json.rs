@@ -3,6 +3,8 @@
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
+use super::python;
+
 /// Deepest nesting that is written.
 const MAX_DEPTH: usize = 128;
 
@@ -72,6 +74,9 @@ impl Writer {
         let refuse = |what: String| Err(Error::new(ErrorKind::BadSerialization, what));
         if depth > MAX_DEPTH {
             return refuse(format!("tojson: nested more than {MAX_DEPTH} deep"));
+        }
+        if self.out.len() > super::MAX_OUTPUT {
+            return Err(super::too_long());
         }
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),
@@ -151,7 +156,15 @@ impl Writer {
         if value.is_integer() {
             self.out.push_str(&value.to_string());
         } else {
-            self.out.push_str(&float(f64::try_from(value.clone())?));
+            let value = f64::try_from(value.clone())?;
+            let text = if value.is_nan() {
+                "NaN".to_owned()
+            } else if value.is_infinite() {
+                if value > 0.0 { "Infinity" } else { "-Infinity" }.to_owned()
+            } else {
+                python::float_repr(value)
+            };
+            self.out.push_str(&text);
         }
         Ok(())
     }
@@ -176,51 +189,5 @@ impl Writer {
             }
         }
         self.out.push('"');
-    }
-}
-
-/// `repr(float)`: the shortest digits, in scientific notation below 1e-4 and
-/// from 1e16 on.
-fn float(value: f64) -> String {
-    if value.is_nan() {
-        return "NaN".to_owned();
-    }
-    if value.is_infinite() {
-        return if value > 0.0 { "Infinity" } else { "-Infinity" }.to_owned();
-    }
-    let scientific = format!("{value:e}");
-    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    if value != 0.0 && !(-4..16).contains(&exponent) {
-        let sign = if exponent < 0 { '-' } else { '+' };
-        return format!("{digits}e{sign}{:02}", exponent.unsigned_abs());
-    }
-    let plain = value.to_string();
-    if plain.contains('.') { plain } else { format!("{plain}.0") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::float;
-
-    #[test]
-    fn floats_as_python_writes_them() {
-        let cases = [
-            (0.0, "0.0"),
-            (-0.0, "-0.0"),
-            (1.0, "1.0"),
-            (0.1, "0.1"),
-            (21.5, "21.5"),
-            (1e15, "1000000000000000.0"),
-            (1e16, "1e+16"),
-            (1.5e22, "1.5e+22"),
-            (1e-4, "0.0001"),
-            (1.2e-5, "1.2e-05"),
-            (5e-324, "5e-324"),
-            (f64::INFINITY, "Infinity"),
-        ];
-        for (value, expected) in cases {
-            assert_eq!(float(value), expected);
-        }
     }
 }

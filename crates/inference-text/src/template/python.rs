@@ -1,11 +1,10 @@
 //! What Python's values can do and minijinja's cannot.
 
-use minijinja::value::{Kwargs, ValueKind, from_args};
+use minijinja::value::{Kwargs, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 
-/// Longest string that padding makes.
-const MAX_WIDTH: usize = 1 << 16;
+use super::bounds::{self, MAX_WIDTH};
 
 /// Refuses none where Python would; everything else is the loop's to judge.
 pub(super) fn iterable(value: Value) -> Result<Value, Error> {
@@ -22,6 +21,9 @@ pub(super) fn method(
     name: &str,
     args: &[Value],
 ) -> Result<Value, Error> {
+    if value.kind() == ValueKind::String {
+        bounds::check_string_method(value, name, args)?;
+    }
     match pycompat::unknown_method_callback(state, value, name, args) {
         Err(error) if error.kind() == ErrorKind::UnknownMethod => match value.kind() {
             ValueKind::String => string_method(value.as_str().unwrap_or_default(), name, args),
@@ -56,7 +58,7 @@ fn string_method(text: &str, name: &str, args: &[Value]) -> Result<Value, Error>
             } else {
                 text.rsplit_once(separator).map_or(["", "", text], |(a, b)| [a, separator, b])
             };
-            Value::from(parts.map(Value::from).to_vec())
+            Value::from(Tuple::from(parts.map(Value::from).to_vec()))
         }
         "rsplit" => rsplit(text, args)?,
         "index" | "rindex" => {
@@ -187,5 +189,51 @@ fn list_method(list: &Value, name: &str, args: &[Value]) -> Result<Value, Error>
             Err(Error::new(ErrorKind::InvalidOperation, format!("list.{name} is not allowed")))
         }
         _ => Err(Error::from(ErrorKind::UnknownMethod)),
+    }
+}
+
+/// `repr(float)`: the shortest digits, in scientific notation below 1e-4 and
+/// from 1e16 on.
+pub(super) fn float_repr(value: f64) -> String {
+    if value.is_nan() {
+        return "nan".to_owned();
+    }
+    if value.is_infinite() {
+        return if value > 0.0 { "inf" } else { "-inf" }.to_owned();
+    }
+    let scientific = format!("{value:e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if value != 0.0 && !(-4..16).contains(&exponent) {
+        let sign = if exponent < 0 { '-' } else { '+' };
+        return format!("{digits}e{sign}{:02}", exponent.unsigned_abs());
+    }
+    let plain = value.to_string();
+    if plain.contains('.') { plain } else { format!("{plain}.0") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::float_repr;
+
+    #[test]
+    fn floats_as_python_writes_them() {
+        let cases = [
+            (0.0, "0.0"),
+            (-0.0, "-0.0"),
+            (1.0, "1.0"),
+            (0.1, "0.1"),
+            (21.5, "21.5"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (1.5e22, "1.5e+22"),
+            (1e-4, "0.0001"),
+            (1.2e-5, "1.2e-05"),
+            (5e-324, "5e-324"),
+            (f64::INFINITY, "inf"),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(float_repr(value), expected);
+        }
     }
 }

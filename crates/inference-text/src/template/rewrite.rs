@@ -3,16 +3,22 @@
 
 /// The filter that refuses to iterate over none, as Python does.
 pub(super) const ITERABLE: &str = "__iterable";
+/// The filter that refuses texts beyond the bound of a rendering.
+pub(super) const BOUNDED: &str = "__bounded";
 
 /// Rewrites a template's source; lines stay where they are.
 ///
+/// - Line ends are `\n`.
 /// - `{% generation %}` … `{% endgeneration %}` marks the assistant's text for
 ///   training. It renders its body in a scope of its own: `{% with %}`.
 /// - `{% for x in e %}` becomes `{% for x in (e)|__iterable %}`: minijinja
 ///   takes none as an empty list, where Python raises.
+/// - `{% set x = e %}` becomes `{% set x = (e)|__bounded %}`, so that a text
+///   cannot double itself forever.
 pub(super) fn rewrite(source: &str) -> String {
+    let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len() + 64);
-    let mut rest = source;
+    let mut rest = source.as_str();
     while let Some(at) = rest.find('{') {
         let (text, tag) = rest.split_at(at);
         out.push_str(text);
@@ -38,6 +44,10 @@ pub(super) fn rewrite(source: &str) -> String {
             "generation" if block.body == "generation" => block.write("with", &mut out),
             "endgeneration" if block.body == "endgeneration" => block.write("endwith", &mut out),
             "for" => match checked_for(block.body) {
+                Some(body) => block.write(&body, &mut out),
+                None => out.push_str(tag),
+            },
+            "set" => match checked_set(block.body) {
                 Some(body) => block.write(&body, &mut out),
                 None => out.push_str(tag),
             },
@@ -119,8 +129,30 @@ fn checked_for(body: &str) -> Option<String> {
     let start = word_at_top(body, 0, &["in"])? + "in".len();
     let end = word_at_top(body, start, &["if", "recursive"]).unwrap_or(body.len());
     let (head, iterable, tail) = (body.get(..start)?, body.get(start..end)?, body.get(end..)?);
+    if iterable.trim().is_empty() {
+        return None;
+    }
     let blank = if tail.is_empty() { "" } else { " " };
     Some(format!("{head} ({})|{ITERABLE}{blank}{tail}", iterable.trim()))
+}
+
+/// `set T = E` with a check around `E`; `None` for a block without `=`.
+fn checked_set(body: &str) -> Option<String> {
+    let mut depth = 0_usize;
+    let mut scan = Scan::new(body, 0);
+    while let Some((at, c)) = scan.next_outside_strings() {
+        match c {
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth = depth.saturating_sub(1),
+            '=' if depth == 0 => {
+                let (head, value) = (body.get(..at)?, body.get(at + 1..)?.trim());
+                let blank = value.is_empty() || value.starts_with('=');
+                return (!blank).then(|| format!("{head}= ({value})|{BOUNDED}"));
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Where one of `words` stands, outside of strings and brackets.
@@ -193,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn loops_check_what_they_iterate() {
+    fn loops_and_assignments_check_their_values() {
         let cases = [
             ("{% for x in xs %}", "{% for x in (xs)|__iterable %}"),
             (
@@ -206,6 +238,11 @@ mod tests {
             ),
             ("{% for x in '%}' %}", "{% for x in ('%}')|__iterable %}"),
             ("{% form in x %}", "{% form in x %}"),
+            ("{% for x in %}", "{% for x in %}"),
+            ("{%- set a.b = c == 1 -%}", "{%- set a.b = (c == 1)|__bounded -%}"),
+            ("{% set a, b = f(x=1), '=' %}", "{% set a, b = (f(x=1), '=')|__bounded %}"),
+            ("{% set a | f(x=1) %}", "{% set a | f(x=1) %}"),
+            ("{% set a = %}", "{% set a = %}"),
         ];
         for (source, expected) in cases {
             assert_eq!(rewrite(source), expected);
