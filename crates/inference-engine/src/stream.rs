@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use inference_core::probe::RequestId;
-use inference_core::{Completion, FinishReason, GenerateMetrics, Result, TokenEvent, TokenSource};
+use inference_core::{Completion, FinishReason, GenerateMetrics, TokenEvent, TokenSource};
 
 use crate::channel::TokenReader;
 use crate::mailbox::Mailbox;
@@ -50,13 +50,14 @@ impl EngineSource {
         Self { id, mailbox, reader, when_full, group, submitted: false, cancelled: false }
     }
 
-    /// Whether the request is on its way; an event if it never will be.
-    fn submit(&mut self, cx: &mut Context<'_>) -> Result<bool, TokenEvent> {
+    /// Ready when the request is on its way, with an event if it never will
+    /// be.
+    fn submit(&mut self, cx: &mut Context<'_>) -> Poll<Option<TokenEvent>> {
         let mut group = self.group.lock().unwrap_or_else(PoisonError::into_inner);
         let id = self.id;
         if let Ok(own) = group.binary_search_by_key(&id, |submission| submission.id) {
             if self.cancelled {
-                return Err(TokenEvent::Finished(unsubmitted(group.remove(own))));
+                return Poll::Ready(Some(TokenEvent::Finished(unsubmitted(group.remove(own)))));
             }
             let outcome = match self.when_full {
                 WhenFull::Wait => self.mailbox.submit_some(&mut group, cx.waker()),
@@ -64,10 +65,12 @@ impl EngineSource {
                     group.remove(own).map_or(Ok(()), |own| self.mailbox.submit(own))
                 }
             };
-            outcome.map_err(TokenEvent::Failed)?;
+            if let Err(error) = outcome {
+                return Poll::Ready(Some(TokenEvent::Failed(error)));
+            }
         }
         self.submitted = group.binary_search_by_key(&id, |submission| submission.id).is_err();
-        Ok(self.submitted)
+        if self.submitted { Poll::Ready(None) } else { Poll::Pending }
     }
 }
 
@@ -87,9 +90,9 @@ impl TokenSource for EngineSource {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<TokenEvent> {
         if !self.submitted {
             match self.submit(cx) {
-                Ok(true) => {}
-                Ok(false) => return Poll::Pending,
-                Err(event) => return Poll::Ready(event),
+                Poll::Ready(None) => {}
+                Poll::Ready(Some(event)) => return Poll::Ready(event),
+                Poll::Pending => return Poll::Pending,
             }
         }
         self.reader.poll(cx)

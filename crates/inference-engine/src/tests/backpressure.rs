@@ -64,7 +64,7 @@ fn a_reader_that_moves_is_not_lagging() {
     let (model, _) = model(SimSpec::default(), options);
     let mut stream = model.generate(vec![1].into(), greedy(8)).unwrap();
     let mut count = 0;
-    while let Some(token) = stream.next() {
+    for token in stream.by_ref() {
         token.unwrap();
         count += 1;
         std::thread::sleep(Duration::from_millis(60));
