@@ -2,6 +2,7 @@
 
 mod bounds;
 mod clock;
+mod deep;
 mod jinja;
 mod json;
 mod python;
@@ -175,10 +176,15 @@ impl ChatTemplate {
         if source.len() > MAX_SOURCE {
             return Err(invalid(format!("{} bytes, more than {MAX_SOURCE}", source.len())));
         }
-        let mut environment = environment();
-        environment
-            .add_template_owned(name.to_owned(), rewrite::rewrite(source))
-            .map_err(|error| invalid(describe(&error)))?;
+        let source = rewrite::rewrite(source).map_err(invalid)?;
+        let environment = deep::run(|| {
+            let mut environment = environment();
+            environment
+                .add_template_owned(name.to_owned(), source)
+                .map_err(|error| describe(&error))?;
+            Ok(environment)
+        })
+        .map_err(invalid)?;
         let compiled = Compiled { environment, file: file.to_owned() };
         self.templates.insert(name.to_owned(), Arc::new(compiled));
         Ok(self)
@@ -218,6 +224,17 @@ impl ChatTemplate {
         let (name, compiled) = self.choose(request)?;
         let fail = |message| Error::Template { file: compiled.file.clone(), message };
 
+        let render = || self.render_here(request, name, &compiled.environment);
+        deep::run(render).map_err(fail)
+    }
+
+    /// Renders on this thread's stack; the error is the message.
+    fn render_here(
+        &self,
+        request: &TemplateRequest,
+        name: &str,
+        environment: &Environment<'static>,
+    ) -> Result<String, String> {
         let mut context: BTreeMap<&str, Value> = BTreeMap::new();
         for (name, token) in self.special.named() {
             context.insert(name, Value::from(token));
@@ -239,14 +256,14 @@ impl ChatTemplate {
         context.insert("add_generation_prompt", Value::from(request.add_generation_prompt));
 
         let mut output = BoundedOutput { bytes: Vec::new(), overflow: false };
-        let rendered = compiled.environment.get_template(name).and_then(|template| {
+        let rendered = environment.get_template(name).and_then(|template| {
             template.render_captured_to(Value::from_pairs(context), &mut output)
         });
         if output.overflow {
-            return Err(fail(format!("it renders more than {MAX_OUTPUT} bytes")));
+            return Err(format!("it renders more than {MAX_OUTPUT} bytes"));
         }
-        rendered.map_err(|error| fail(describe(&error)))?;
-        String::from_utf8(output.bytes).map_err(|error| fail(error.to_string()))
+        rendered.map_err(|error| describe(&error))?;
+        String::from_utf8(output.bytes).map_err(|error| error.to_string())
     }
 
     fn choose(&self, request: &TemplateRequest) -> Result<(&str, &Compiled)> {
@@ -281,21 +298,9 @@ fn environment() -> Environment<'static> {
     bounds::install(&mut environment);
     environment.add_filter("tojson", json::tojson);
     environment.add_filter(rewrite::ITERABLE, python::iterable);
-    environment.add_filter(rewrite::BOUNDED, bounded);
+    environment.add_filter(rewrite::BOUNDED, bounds::assigned);
     environment.add_function("raise_exception", raise_exception);
     environment
-}
-
-fn bounded(value: Value) -> Result<Value, minijinja::Error> {
-    match value.as_str() {
-        Some(text) if text.len() > MAX_OUTPUT => Err(too_long()),
-        _ => Ok(value),
-    }
-}
-
-fn too_long() -> minijinja::Error {
-    let message = format!("a text of more than {MAX_OUTPUT} bytes");
-    minijinja::Error::new(ErrorKind::InvalidOperation, message)
 }
 
 /// Marks an error as the template's own.

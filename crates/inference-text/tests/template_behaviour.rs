@@ -182,6 +182,30 @@ fn hostile_templates_end() {
         assert!(matches!(error, Error::Template { .. }), "{source}: {error}");
         assert!(start.elapsed() < Duration::from_secs(20), "{source}: {:?}", start.elapsed());
     }
+    for value in ["n.x", "n.x ~ ''", "n.x == n.x", "n.x | tojson", "n.x | string | length", "1"] {
+        let nest = "{% set n = namespace(x=[1]) %}{% for a in range(100000) %}{% set n.x = [n.x] %}{% endfor %}";
+        let error = render(&format!("{nest}{{{{ {value} }}}}")).unwrap_err();
+        assert!(error.to_string().contains("nested by more than"), "{error}");
+        // Within the bound it works, or is refused, as deep as it is.
+        let nest = nest.replace("100000", "49000");
+        let _ = render(&format!("{nest}{{{{ {value} }}}}"));
+    }
+    for chain in ["+1", "~n", " and n", "[0]", "|trim", "**1", " if n else 2", " < 2", "()", ".a"] {
+        for count in [1_000, 5_000, 200_000] {
+            let source = format!("{{{{ 1{} }}}}", chain.repeat(count));
+            let built = ChatTemplate::new(&source, "chain", SpecialTokens::default());
+            assert!(count < 200_000 || built.is_err(), "{chain}");
+        }
+    }
+    for prefix in ["not ", "-"] {
+        let source = format!("{{{{ {}1 }}}}", prefix.repeat(4_000));
+        let _ = ChatTemplate::new(&source, "chain", SpecialTokens::default());
+    }
+    for count in [1_000, 2_000] {
+        let source = format!("{{% if n %}}{}{{% endif %}}", "{% elif n %}x".repeat(count));
+        let built = ChatTemplate::new(&source, "chain", SpecialTokens::default());
+        assert_eq!(built.is_ok(), count <= 1_024);
+    }
     let deep = "{{ ".to_owned() + &"(".repeat(100_000) + &")".repeat(100_000) + " }}";
     assert!(ChatTemplate::new(&deep, "deep", SpecialTokens::default()).is_err());
     let long = "x".repeat(5 << 20);

@@ -6,10 +6,59 @@
 use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters};
 
-use super::{MAX_OUTPUT, too_long};
+use super::MAX_OUTPUT;
 
 /// Largest width, count or precision that a call may ask for.
 pub(super) const MAX_WIDTH: usize = 1 << 16;
+
+/// Most levels by which one rendering may nest values, one assignment after
+/// another. Nested values are dropped and printed recursively.
+const MAX_LEVELS: usize = 50_000;
+/// Most bytes of text that one rendering prints, captured blocks included.
+const MAX_PRINTED: usize = 4 * MAX_OUTPUT;
+
+/// What one rendering has used up.
+#[derive(Clone, Debug, Default)]
+struct Used {
+    levels: usize,
+    printed: usize,
+}
+
+/// Checks a value that is assigned; `levels` is how many levels the expression
+/// may have added.
+pub(super) fn assigned(
+    state: &mut State<'_, '_>,
+    value: Value,
+    levels: usize,
+) -> Result<Value, Error> {
+    match value.kind() {
+        ValueKind::String if value.as_str().is_some_and(|text| text.len() > MAX_OUTPUT) => {
+            return Err(too_long());
+        }
+        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Plain => {
+            let used = state.get_or_insert_extension(Used::default());
+            used.levels = used.levels.saturating_add(levels);
+            if used.levels > MAX_LEVELS {
+                let message = format!("values nested by more than {MAX_LEVELS} levels");
+                return Err(Error::new(ErrorKind::InvalidOperation, message));
+            }
+        }
+        _ => {}
+    }
+    Ok(value)
+}
+
+/// Counts text that is printed.
+pub(super) fn printed(state: &mut State<'_, '_>, text: &str) -> Result<(), Error> {
+    let used = state.get_or_insert_extension(Used::default());
+    used.printed = used.printed.saturating_add(text.len());
+    if used.printed > MAX_PRINTED { Err(too_long()) } else { Ok(()) }
+}
+
+pub(super) fn too_long() -> Error {
+    let message = format!("a text of more than {MAX_OUTPUT} bytes");
+    Error::new(ErrorKind::InvalidOperation, message)
+}
 
 type FilterResult = Result<Value, Error>;
 

@@ -3,10 +3,7 @@
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, Output, State, Value};
 
-use super::python;
-
-/// Most bytes of text that one rendering prints, captured blocks included.
-const MAX_PRINTED: usize = 4 * super::MAX_OUTPUT;
+use super::{bounds, python};
 
 /// Puts Jinja2's own in place of minijinja's.
 pub(super) fn install(environment: &mut Environment<'static>) {
@@ -26,18 +23,10 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     environment.add_test("callable", |value: &Value| value.kind() == ValueKind::Plain);
 }
 
-/// Bytes that one rendering printed so far, blocks that it captured included.
-#[derive(Clone, Debug, Default)]
-struct Printed(usize);
-
 /// Prints floats as Python does; the rest is the same.
 fn print(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     if let Some(text) = value.as_str() {
-        let Printed(bytes) = state.get_or_insert_extension(Printed::default());
-        *bytes = bytes.saturating_add(text.len());
-        if *bytes > MAX_PRINTED {
-            return Err(super::too_long());
-        }
+        bounds::printed(state, text)?;
     }
     if value.kind() == ValueKind::Number && !value.is_integer() {
         let number = f64::try_from(value.clone())?;

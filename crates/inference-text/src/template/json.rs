@@ -3,7 +3,7 @@
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
-use super::python;
+use super::{bounds, python};
 
 /// Deepest nesting that is written.
 const MAX_DEPTH: usize = 128;
@@ -76,7 +76,7 @@ impl Writer {
             return refuse(format!("tojson: nested more than {MAX_DEPTH} deep"));
         }
         if self.out.len() > super::MAX_OUTPUT {
-            return Err(super::too_long());
+            return Err(bounds::too_long());
         }
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),

@@ -6,16 +6,25 @@ pub(super) const ITERABLE: &str = "__iterable";
 /// The filter that refuses texts beyond the bound of a rendering.
 pub(super) const BOUNDED: &str = "__bounded";
 
-/// Rewrites a template's source; lines stay where they are.
+/// Most characters of one tag, strings and blanks left out. Expressions are
+/// compiled recursively, so a long one is a deep one.
+const MAX_TAG: usize = 16 << 10;
+/// Most `{% elif %}` of one template; they nest when compiled.
+const MAX_ELIF: usize = 1 << 10;
+
+/// Rewrites a template's source; lines stay where they are. The error says
+/// what is too large.
 ///
 /// - Line ends are `\n`.
 /// - `{% generation %}` … `{% endgeneration %}` marks the assistant's text for
 ///   training. It renders its body in a scope of its own: `{% with %}`.
 /// - `{% for x in e %}` becomes `{% for x in (e)|__iterable %}`: minijinja
 ///   takes none as an empty list, where Python raises.
-/// - `{% set x = e %}` becomes `{% set x = (e)|__bounded %}`, so that a text
-///   cannot double itself forever.
-pub(super) fn rewrite(source: &str) -> String {
+/// - `{% set x = e %}` becomes `{% set x = (e)|__bounded(n) %}`, so that a value
+///   cannot double or nest itself forever; `n` is how many levels of lists and
+///   dicts `e` may put around what it is made of.
+pub(super) fn rewrite(source: &str) -> Result<String, String> {
+    let mut elifs = 0_usize;
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len() + 64);
     let mut rest = source.as_str();
@@ -35,6 +44,9 @@ pub(super) fn rewrite(source: &str) -> String {
         };
         let (tag, after) = tag.split_at(len);
         rest = after;
+        if tag.len() > MAX_TAG && !tag.starts_with("{#") && weight(tag) > MAX_TAG {
+            return Err(format!("a tag of more than {MAX_TAG} characters"));
+        }
         if !tag.starts_with("{%") {
             out.push_str(tag);
             continue;
@@ -51,6 +63,13 @@ pub(super) fn rewrite(source: &str) -> String {
                 Some(body) => block.write(&body, &mut out),
                 None => out.push_str(tag),
             },
+            "elif" => {
+                elifs += 1;
+                if elifs > MAX_ELIF {
+                    return Err(format!("more than {MAX_ELIF} elif blocks"));
+                }
+                out.push_str(tag);
+            }
             "raw" => {
                 out.push_str(tag);
                 let end = end_of_raw(rest).unwrap_or(rest.len());
@@ -62,7 +81,28 @@ pub(super) fn rewrite(source: &str) -> String {
         }
     }
     out.push_str(rest);
-    out
+    Ok(out)
+}
+
+/// How many characters of a tag are neither blank nor in a string.
+fn weight(tag: &str) -> usize {
+    let mut scan = Scan::new(tag, 0);
+    let mut count = 0;
+    while let Some((_, c)) = scan.next_outside_strings() {
+        count += usize::from(!c.is_whitespace());
+    }
+    count
+}
+
+/// How many levels of values an expression may put around what it is made of:
+/// its brackets (a call may wrap its arguments) and filters.
+fn levels(expression: &str) -> usize {
+    let mut scan = Scan::new(expression, 0);
+    let mut count = 0;
+    while let Some((_, c)) = scan.next_outside_strings() {
+        count += usize::from(matches!(c, '[' | '{' | '(' | '|'));
+    }
+    count
 }
 
 /// A block tag in parts: `{%-`, blanks, the body, blanks, `-%}`.
@@ -147,7 +187,8 @@ fn checked_set(body: &str) -> Option<String> {
             '=' if depth == 0 => {
                 let (head, value) = (body.get(..at)?, body.get(at + 1..)?.trim());
                 let blank = value.is_empty() || value.starts_with('=');
-                return (!blank).then(|| format!("{head}= ({value})|{BOUNDED}"));
+                let levels = levels(value);
+                return (!blank).then(|| format!("{head}= ({value})|{BOUNDED}({levels})"));
             }
             _ => {}
         }
@@ -221,7 +262,7 @@ mod tests {
                       {% raw %}{% generation %}{% endraw %}{%generation+%}";
         let expected = "{%- with -%}a{% endwith %}{{ '{% generation %}' }}{# {% generation %} #}\
                         {% raw %}{% generation %}{% endraw %}{%with+%}";
-        assert_eq!(rewrite(source), expected);
+        assert_eq!(rewrite(source).unwrap(), expected);
     }
 
     #[test]
@@ -239,13 +280,14 @@ mod tests {
             ("{% for x in '%}' %}", "{% for x in ('%}')|__iterable %}"),
             ("{% form in x %}", "{% form in x %}"),
             ("{% for x in %}", "{% for x in %}"),
-            ("{%- set a.b = c == 1 -%}", "{%- set a.b = (c == 1)|__bounded -%}"),
-            ("{% set a, b = f(x=1), '=' %}", "{% set a, b = (f(x=1), '=')|__bounded %}"),
+            ("{%- set a.b = c == 1 -%}", "{%- set a.b = (c == 1)|__bounded(0) -%}"),
+            ("{% set a, b = f(x=1), '=' %}", "{% set a, b = (f(x=1), '=')|__bounded(1) %}"),
+            ("{% set a = [[b], '['] | f %}", "{% set a = ([[b], '['] | f)|__bounded(3) %}"),
             ("{% set a | f(x=1) %}", "{% set a | f(x=1) %}"),
             ("{% set a = %}", "{% set a = %}"),
         ];
         for (source, expected) in cases {
-            assert_eq!(rewrite(source), expected);
+            assert_eq!(rewrite(source).unwrap(), expected);
         }
     }
 
@@ -253,7 +295,7 @@ mod tests {
         #[test]
         fn never_panics_and_keeps_lines(source in "(\\{|%|\\}|#|'|\"|-|for|in|if| |x|\\n|é|raw|endraw|generation){0,40}") {
             let lines = |text: &str| text.matches('\n').count();
-            proptest::prop_assert!(lines(&rewrite(&source)) <= lines(&source));
+            proptest::prop_assert!(lines(&rewrite(&source).unwrap()) <= lines(&source));
         }
     }
 }
