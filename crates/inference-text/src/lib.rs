@@ -69,10 +69,11 @@
 //! - A JSON number beyond 64 bits is a float.
 //! - A message's fields come in the order role, content, then by name.
 //!
-//! Templates come with downloaded models, so they are bounded: steps, output,
-//! and what a single call or assignment may allocate. Text that a template
-//! passes to its own macros, doubling it at each call, is not counted until
-//! it is printed or assigned.
+//! Templates come with downloaded models, so they are bounded: the steps and
+//! the output of a rendering, what a single call or assignment may allocate,
+//! and how deep expressions and values nest. Not bounded is text that doubles
+//! where it is neither printed nor assigned by itself, such as an argument
+//! that a macro passes to itself, or a text inside a list.
 //!
 //! # Errors
 //!

@@ -42,7 +42,8 @@ const TOOL_USE: &str = "tool_use";
 /// blocks, `raise_exception`, `strftime_now`, `tojson` in Python's spelling,
 /// and the methods of Python's strings, lists and dicts. A template cannot
 /// read files, and one rendering is bounded: 20 million template
-/// instructions, 64 MiB of output.
+/// instructions, 64 MiB of output. It runs on a thread of its own, because
+/// minijinja recurses deeper than the stack of an ordinary thread allows.
 ///
 /// Cheap to clone, and shared freely between threads.
 ///
