@@ -177,3 +177,48 @@ pub(super) unsafe fn rms_norm<P: Part, const PARTS: usize>(
         *out = x * inverse * weight;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::scalar::Scalar;
+    use super::*;
+
+    /// `f` of one number, by the portable kernels.
+    fn apply(f: unsafe fn(Scalar) -> Scalar, x: f32) -> f32 {
+        let mut out = [0.0; LANES];
+        // SAFETY: the portable kernels run everywhere; `out` has all lanes.
+        unsafe { f(Scalar::splat(x)).store(out.as_mut_ptr()) };
+        out[LANES - 1]
+    }
+
+    #[test]
+    fn exp_is_within_two_units_in_the_last_place() {
+        let mut worst = 0.0f64;
+        for step in 0..175_000 {
+            let x = -87.3 + step as f32 * 1e-3;
+            let exact = f64::from(x).exp();
+            let unit = f64::from(f32::EPSILON) * exact.log2().floor().exp2();
+            worst = worst.max((f64::from(apply(exp, x)) - exact).abs() / unit);
+        }
+        assert!(worst <= 2.0, "{worst} units");
+    }
+
+    #[test]
+    fn exp_saturates_and_keeps_nan() {
+        assert_eq!(apply(exp, -100.0), 0.0);
+        assert_eq!(apply(exp, f32::NEG_INFINITY), 0.0);
+        assert!(apply(exp, f32::INFINITY) > 2e38 && apply(exp, f32::INFINITY).is_finite());
+        assert!(apply(exp, f32::NAN).is_nan());
+        assert_eq!(apply(exp, 0.0), 1.0);
+    }
+
+    #[test]
+    fn tanh_is_within_its_bound() {
+        for step in 0..40_000 {
+            let x = -20.0 + step as f32 * 1e-3;
+            let error = (f64::from(apply(tanh, x)) - f64::from(x).tanh()).abs();
+            assert!(error < 3e-7, "tanh({x}): {error}");
+        }
+        assert!(apply(tanh, f32::NAN).is_nan());
+    }
+}

@@ -10,7 +10,7 @@ use super::kernel_table;
 use super::part::{LANES, Part};
 
 #[derive(Clone, Copy)]
-struct Scalar([f32; LANES]);
+pub(super) struct Scalar([f32; LANES]);
 
 impl Scalar {
     #[inline(always)]
