@@ -1,6 +1,52 @@
-//! The CPU backend (draft head; the manual follows).
+//! The CPU backend: fused kernels whose results are the same bits whatever
+//! the batch, the thread count and the instruction set.
+//!
+//! Linking this crate registers the backend `cpu`:
+//!
+//! ```
+//! use inference_core::Registry;
+//! use inference_cpu as _;
+//!
+//! assert!(Registry::global().get("cpu")?.availability().is_ready());
+//! # Ok::<(), inference_core::Error>(())
+//! ```
+//!
+//! Where link-time registration is lost (static libraries), call [`register`].
+//!
+//! # Same answer, whatever the company
+//!
+//! A reduction over k (in affine maps), over a row (in norms) or over keys (in
+//! attention) has one order, fixed by the position of its terms alone:
+//!
+//! - 16 lanes, lane `l` summing the terms `l`, `l + 16`, … with fused
+//!   multiply-adds, added as a tree at the end; weighted values are added key
+//!   by key;
+//! - each (row, weight) pair has accumulators of its own: tiles, panels and
+//!   threads decide what is reused and when, never what is added to what;
+//! - `exp` and `tanh` are polynomials of our own, not the platform's.
+//!
+//! So a row's result is the same bits alone or in a batch, in one prefill or
+//! in chunks, with any number of threads, and with AVX-512, AVX2, NEON or
+//! portable code ([`Tier`]). The portable code is what tests compare the
+//! others with; GELU's error function runs as portable code in every tier.
+//!
+//! # Weights
+//!
+//! f32, f16 and bf16 weights are read from the mapped file and widened in
+//! registers (few rows) or panel by panel in cache (many rows); no widened
+//! copy is held. Keys and values are f32, f16 or bf16, in one pool whose pages
+//! the operating system commits when they are first written.
+//!
+//! # Threads
+//!
+//! A loaded model has worker threads of its own
+//! ([`LoadOptions::threads`](inference_core::LoadOptions::threads), by default
+//! the available parallelism), on Linux pinned if asked for. Work that is too
+//! small to share runs on the calling thread.
 
 mod attention;
+mod backend;
+mod device;
 mod kernels;
 mod kv_cache;
 mod linear;
@@ -9,6 +55,21 @@ mod options;
 mod view;
 mod workers;
 
+use std::sync::Arc;
+
+use inference_core::{BackendRegistration, Registry, inventory};
+
+pub use backend::CpuBackend;
 pub use kernels::Tier;
 pub use ops::CpuOps;
 pub use options::CpuOptions;
+
+#[cfg(target_endian = "big")]
+compile_error!("weights are little-endian and read in place");
+
+inventory::submit! { BackendRegistration::new(|| Arc::new(CpuBackend::new())) }
+
+/// Adds the backend `cpu` to a registry.
+pub fn register(registry: &Registry) {
+    registry.register(Arc::new(CpuBackend::new()));
+}

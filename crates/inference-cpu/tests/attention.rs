@@ -14,7 +14,8 @@ const BLOCKS: usize = 40;
 fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((state >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 4.0
     };
     (0..count).map(|_| next()).collect()
@@ -94,10 +95,12 @@ fn specs() -> impl Strategy<Value = AttentionSpec> {
     let dims = prop_oneof![Just(8usize), Just(16), Just(24), Just(64), Just(80), 1usize..40];
     let window = prop::option::of(1usize..30);
     let softcap = prop::option::of(5.0f32..50.0);
-    (heads, dims, window, softcap).prop_map(|((num_heads, num_kv_heads), head_dim, window, softcap)| {
-        let scale = (head_dim as f32).sqrt().recip();
-        AttentionSpec { num_heads, num_kv_heads, head_dim, scale, softcap, window }
-    })
+    (heads, dims, window, softcap).prop_map(
+        |((num_heads, num_kv_heads), head_dim, window, softcap)| {
+            let scale = (head_dim as f32).sqrt().recip();
+            AttentionSpec { num_heads, num_kv_heads, head_dim, scale, softcap, window }
+        },
+    )
 }
 
 fn assert_close(found: &[f32], expected: &[f32], tolerance: f32) {
@@ -135,7 +138,7 @@ proptest! {
                 let mut cache = ops.kv_cache(&layout(&spec, dtype)).unwrap();
                 let whole = bits(&step(&ops, Some(&mut *cache), &spec, &[(&a, 0, len)]));
                 let first = first.get_or_insert_with(|| whole.clone());
-                prop_assert_eq!(&whole, first, "{} {}", tier, threads);
+                prop_assert_eq!(&whole, &*first, "{} {}", tier, threads);
 
                 // In three chunks, each beside another sequence.
                 let mut cache = ops.kv_cache(&layout(&spec, dtype)).unwrap();

@@ -1,0 +1,107 @@
+//! The backend `cpu`.
+
+use std::sync::Arc;
+
+use inference_core::{
+    Availability, Backend, Capabilities, CapabilityId, CapabilityStatus, Error, LoadOptions,
+    ModelSource, Result, TextModel,
+};
+
+use crate::device::describe;
+use crate::{CpuOps, CpuOptions, Tier};
+
+/// The name in the registry.
+const NAME: &str = "cpu";
+
+/// Runs models on the CPU.
+///
+/// Of [`LoadOptions`] it honours `threads` and (on Linux) `affinity` itself;
+/// the loader honours or refuses the rest. `gpu_layers` may be unset, -1 or 0,
+/// which all mean the same here.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuBackend {
+    tier: Option<Tier>,
+}
+
+impl CpuBackend {
+    /// The backend with the fastest kernels of this CPU.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Uses the kernels of one instruction set.
+    #[must_use]
+    pub fn with_tier(mut self, tier: Tier) -> Self {
+        self.tier = Some(tier);
+        self
+    }
+
+    fn tier(self) -> Tier {
+        self.tier.unwrap_or_else(Tier::best)
+    }
+}
+
+impl Backend for CpuBackend {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn availability(&self) -> Availability {
+        let tier = self.tier();
+        if tier.is_available() {
+            Availability::ready(vec![describe(tier)])
+        } else {
+            Availability::unavailable(format!("this CPU lacks the instructions of `{tier}`"))
+        }
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let planned = |all: Capabilities, id: &CapabilityId| {
+            all.with(*id, CapabilityStatus::Planned, "not implemented yet")
+        };
+        let capabilities = Capabilities::none().with_supported(&[
+            CapabilityId::Load,
+            CapabilityId::Generate,
+            CapabilityId::Chat,
+            CapabilityId::Classify,
+            CapabilityId::BatchGenerate,
+            CapabilityId::Tokenizer,
+            CapabilityId::ChatTemplate,
+            CapabilityId::Logits,
+            CapabilityId::Logprobs,
+            CapabilityId::ContinuousBatching,
+            CapabilityId::AttentionProbe,
+        ]);
+        [
+            CapabilityId::QuantizedWeights,
+            CapabilityId::StructuredOutput,
+            CapabilityId::Embeddings,
+            CapabilityId::LoraInference,
+            CapabilityId::LoraTraining,
+            CapabilityId::KvSnapshot,
+            CapabilityId::PrefixCache,
+            CapabilityId::SpeculativeDecoding,
+        ]
+        .iter()
+        .fold(capabilities, planned)
+    }
+
+    fn load_model(
+        &self,
+        source: &ModelSource,
+        options: &LoadOptions,
+    ) -> Result<Arc<dyn TextModel>> {
+        options.validate()?;
+        if let Some(layers) = options.gpu_layers.filter(|layers| !matches!(layers, -1 | 0)) {
+            let expected = "-1 or 0: the backend `cpu` has no accelerator to split a model with";
+            return Err(Error::invalid_option("gpu_layers", layers, expected));
+        }
+        let mut cpu = CpuOptions::new().with_tier(self.tier());
+        cpu.threads = options.threads;
+        cpu.affinity.clone_from(&options.affinity);
+        let ops = CpuOps::new(&cpu)?;
+        tracing::debug!(tier = %ops.tier(), threads = ops.threads(), model = %source, "loading");
+        inference_candle::load_model(NAME, source, options, Arc::new(ops))
+    }
+}

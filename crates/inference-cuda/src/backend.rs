@@ -1,0 +1,91 @@
+//! The backend `cuda`.
+
+use std::sync::Arc;
+
+use inference_candle::ReferenceOps;
+use inference_core::{
+    Availability, Backend, Capabilities, CapabilityId, CapabilityStatus, Error, LoadOptions,
+    ModelSource, Result, TextModel,
+};
+
+use crate::driver;
+
+/// The name in the registry.
+const NAME: &str = "cuda";
+
+/// Runs models on the first CUDA device.
+///
+/// Of [`LoadOptions`] it refuses `threads` and `affinity`, which mean nothing
+/// there, and any `gpu_layers` but -1 (all); the loader honours or refuses the
+/// rest.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CudaBackend;
+
+impl Backend for CudaBackend {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn availability(&self) -> Availability {
+        match driver::devices() {
+            Ok(devices) if devices.is_empty() => Availability::unavailable("no CUDA device found"),
+            Ok(devices) => Availability::ready(devices),
+            Err(reason) => Availability::unavailable(reason),
+        }
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let set = |status, detail: &'static str| {
+            move |all: Capabilities, id: &CapabilityId| all.with(*id, status, detail)
+        };
+        let usable = [
+            CapabilityId::Load,
+            CapabilityId::Generate,
+            CapabilityId::Chat,
+            CapabilityId::Classify,
+            CapabilityId::BatchGenerate,
+            CapabilityId::Tokenizer,
+            CapabilityId::ChatTemplate,
+            CapabilityId::Logits,
+            CapabilityId::Logprobs,
+            CapabilityId::ContinuousBatching,
+            CapabilityId::AttentionProbe,
+        ];
+        let planned = [
+            CapabilityId::QuantizedWeights,
+            CapabilityId::StructuredOutput,
+            CapabilityId::Embeddings,
+            CapabilityId::LoraInference,
+            CapabilityId::LoraTraining,
+            CapabilityId::KvSnapshot,
+            CapabilityId::PrefixCache,
+            CapabilityId::SpeculativeDecoding,
+        ];
+        let detail = "Candle's operations, without kernels of our own; needs the feature `cuda`";
+        let all =
+            usable.iter().fold(Capabilities::none(), set(CapabilityStatus::Experimental, detail));
+        planned.iter().fold(all, set(CapabilityStatus::Planned, "not implemented yet"))
+    }
+
+    fn load_model(
+        &self,
+        source: &ModelSource,
+        options: &LoadOptions,
+    ) -> Result<Arc<dyn TextModel>> {
+        options.validate()?;
+        for (option, given) in
+            [("threads", options.threads.is_some()), ("affinity", options.affinity.is_some())]
+        {
+            if given {
+                return Err(Error::unsupported("the backend `cuda`", option));
+            }
+        }
+        if let Some(layers) = options.gpu_layers.filter(|layers| *layers != -1) {
+            let expected = "-1: the backend `cuda` cannot split a model";
+            return Err(Error::invalid_option("gpu_layers", layers, expected));
+        }
+        let device = driver::open()
+            .map_err(|reason| Error::BackendUnavailable { name: NAME.to_owned(), reason })?;
+        inference_candle::load_model(NAME, source, options, Arc::new(ReferenceOps::new(device)))
+    }
+}
