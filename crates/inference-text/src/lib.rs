@@ -102,3 +102,8 @@ pub use stream_decoder::StreamDecoder;
 pub use template::{ChatTemplate, LocalTime, TemplateRequest};
 pub use text_parts::TextParts;
 pub use tokenizer::Tokenizer;
+
+/// The example of the README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,5 +1,7 @@
 //! The special tokens that a tokenizer's configuration names.
 
+use std::collections::BTreeMap;
+
 /// Special tokens by their role, as text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -12,6 +14,9 @@ pub struct SpecialTokens {
     pub unk: Option<String>,
     /// Fills short rows of a batch.
     pub pad: Option<String>,
+    /// Further ones, by the name that templates know: `cls_token`,
+    /// `sep_token`, `mask_token`, and a model's own such as `image_token`.
+    pub others: BTreeMap<String, String>,
 }
 
 impl SpecialTokens {
@@ -43,14 +48,22 @@ impl SpecialTokens {
         self
     }
 
+    /// Sets a further token under the name that templates know.
+    #[must_use]
+    pub fn with_other(mut self, name: impl Into<String>, token: impl Into<String>) -> Self {
+        self.others.insert(name.into(), token.into());
+        self
+    }
+
     /// Those that are set, under the names that templates know.
-    pub(crate) fn named(&self) -> impl Iterator<Item = (&'static str, &str)> {
+    pub(crate) fn named(&self) -> impl Iterator<Item = (&str, &str)> {
         let all = [
             ("bos_token", &self.bos),
             ("eos_token", &self.eos),
             ("unk_token", &self.unk),
             ("pad_token", &self.pad),
         ];
-        all.into_iter().filter_map(|(name, token)| token.as_deref().map(|token| (name, token)))
+        let others = self.others.iter().map(|(name, token)| (name.as_str(), token.as_str()));
+        others.chain(all.into_iter().filter_map(|(name, token)| Some((name, token.as_deref()?))))
     }
 }

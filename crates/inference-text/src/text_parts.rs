@@ -1,5 +1,6 @@
 //! Everything about text that lies beside a model's weights.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use inference_core::{Error, Result, TokenId};
@@ -19,6 +20,9 @@ const CHAT_TEMPLATE: &str = "chat_template.jinja";
 const TEMPLATE_FOLDERS: [&str; 2] = ["chat_templates", "additional_chat_templates"];
 const TEMPLATE_NAMES: [&str; 3] = ["default", "tool_use", "rag"];
 
+/// Special tokens without a role of their own here.
+const OTHER_TOKENS: [&str; 3] = ["cls_token", "sep_token", "mask_token"];
+
 /// Largest file that is read, in bytes.
 const MAX_FILE: u64 = 256 << 20;
 
@@ -28,7 +32,7 @@ const MAX_FILE: u64 = 256 << 20;
 /// | from | what |
 /// |---|---|
 /// | `tokenizer.json` | the tokenizer |
-/// | `tokenizer_config.json` | `bos_token`, `eos_token`, `unk_token`, `pad_token`; `chat_template`, text or a list of `{name, template}` |
+/// | `tokenizer_config.json` | `bos_token`, `eos_token`, `unk_token`, `pad_token`, `cls_token`, `sep_token`, `mask_token`, `extra_special_tokens`; `chat_template`, text or a list of `{name, template}` |
 /// | `special_tokens_map.json` | tokens that `tokenizer_config.json` does not name |
 /// | `chat_template.jinja` | the default template |
 /// | `chat_templates/NAME.jinja`, `additional_chat_templates/NAME.jinja` | templates `default`, `tool_use`, `rag` |
@@ -76,7 +80,19 @@ impl TextParts {
                 None => special_token(&map, SPECIAL_TOKENS_MAP, name),
             }
         };
+        let mut others = BTreeMap::new();
+        for name in OTHER_TOKENS {
+            others.extend(token(name)?.map(|token| (name.to_owned(), token)));
+        }
+        // A model's own, such as `image_token`.
+        if let Some(Json::Object(extra)) = config.get("extra_special_tokens") {
+            for name in extra.keys() {
+                let token = special_token(extra, TOKENIZER_CONFIG, name)?;
+                others.extend(token.map(|token| (name.clone(), token)));
+            }
+        }
         let special = SpecialTokens {
+            others,
             bos: token("bos_token")?,
             eos: token("eos_token")?,
             unk: token("unk_token")?,

@@ -88,6 +88,17 @@ fn special_tokens_come_from_either_file_in_either_form() {
 }
 
 #[test]
+fn templates_see_every_special_token() {
+    let config = r#"{"bos_token": "<s>", "cls_token": "[CLS]", "sep_token": null,
+        "extra_special_tokens": {"image_token": "<image>"},
+        "chat_template": "{{ bos_token }}{{ cls_token }}{{ image_token }}{{ sep_token is defined }}"}"#;
+    assert_eq!(
+        render(&load(&[("tokenizer_config.json", config)]).unwrap()),
+        "<s>[CLS]<image>False"
+    );
+}
+
+#[test]
 fn the_generation_config_names_the_ends() {
     let with = |generation: &str| {
         load(&[
