@@ -1,4 +1,120 @@
-//! Sequences (draft head; the manual follows).
+//! Sequences: what lies between a model that computes logits and a caller that
+//! wants text.
+//!
+//! A [`ModelRunner`] computes the logits of one ragged batch per call and knows
+//! nothing of requests. [`EngineModel`] turns one into a
+//! [`TextModel`](inference_core::TextModel): it schedules, samples, decodes,
+//! streams and cancels. It knows no tensor library, so every backend shares it.
+//!
+//! # Using it
+//!
+//! A loader makes a runner and the [parts](ModelParts) around it:
+//!
+//! ```
+//! # use inference_engine::{MemoryUsage, ModelRunner, RunnerSpec, StepBatch};
+//! use inference_core::{GenerateOptions, ModelInfo, TextModel};
+//! use inference_engine::{EngineModel, EngineOptions, ModelParts};
+//! # struct Successor(RunnerSpec);
+//! # impl ModelRunner for Successor {
+//! #     fn spec(&self) -> &RunnerSpec { &self.0 }
+//! #     fn forward(&mut self, batch: &StepBatch) -> inference_core::Result<Vec<f32>> {
+//! #         let mut logits = vec![0.0; batch.logit_rows.len() * 10];
+//! #         for (row, &token) in batch.logit_rows.iter().enumerate() {
+//! #             logits[row * 10 + (batch.tokens[token] as usize + 1) % 10] = 1.0;
+//! #         }
+//! #         Ok(logits)
+//! #     }
+//! #     fn memory(&self) -> MemoryUsage { MemoryUsage::default() }
+//! # }
+//!
+//! // A model of ten tokens, each followed by the next.
+//! let runner = Successor(RunnerSpec::new(10, 128, 16, 64));
+//! let parts = ModelParts::new(ModelInfo::default()).with_eos(vec![9]);
+//! let model = EngineModel::start(Box::new(runner), parts, EngineOptions::default())?;
+//!
+//! let stream = model.generate(vec![4].into(), GenerateOptions::new())?;
+//! let ids: Vec<u32> = stream.map(|token| Ok(token?.id)).collect::<inference_core::Result<_>>()?;
+//! assert_eq!(ids, [5, 6, 7, 8]);
+//! # Ok::<(), inference_core::Error>(())
+//! ```
+//!
+//! # How a request flows
+//!
+//! 1. **The call** renders, tokenizes, resolves the options (the request's own
+//!    over the model's over the default) and refuses what cannot run. A prompt
+//!    must leave room for one token; `max_tokens` is clamped to the room that
+//!    the context leaves, and the text then ends with `Length`. The context is
+//!    the smaller of the model's and of what the KV pool holds.
+//! 2. **The first read** of the stream submits the request to a queue of
+//!    [`max_queue`](EngineOptions::max_queue) places. If it is full, a single
+//!    request fails with `Exhausted`, while the items of a batch, or of
+//!    `classify`, wait outside. The items of a batch are submitted together.
+//! 3. **The engine thread** owns the runner. Each turn it ends what was
+//!    cancelled or is late, admits waiting requests into free slots (higher
+//!    priority first, then the earlier arrival; nobody overtakes), plans one
+//!    step, calls [`ModelRunner::forward`] once, and hands out the logits. A
+//!    step has the next token of every running sequence and, within
+//!    [`step_token_budget`](EngineOptions::step_token_budget), chunks of
+//!    prompts; so a long prompt delays nobody's tokens by more than a chunk.
+//! 4. **The logits** of a sequence go through its sampler, the token through
+//!    the streaming decoder and the stop strings, into the stream's channel.
+//! 5. **The end**, of whatever kind, frees slot and KV blocks at once, before
+//!    the reader hears of it.
+//!
+//! `classify`, prompt logits and `batch_generate` are sequences like all
+//! others; there is no second loop. With nothing to do the thread sleeps.
+//!
+//! # What it promises
+//!
+//! - **The same tokens, whatever else runs.** A request's tokens depend on its
+//!   prompt, options and seed, if a row of the runner's logits depends on its
+//!   own sequence alone. The random number of generated token `i` is a pure
+//!   function of the seed and `i`: the `i`-th 64-bit little-endian word `w` of
+//!   the ChaCha12 key stream whose key is the seed (8 bytes, little-endian)
+//!   and 24 zero bytes, with nonce 0, gives `(w >> 11) / 2^53`; the token is
+//!   found by inverse CDF over the surviving tokens in descending probability,
+//!   ties by ascending id. The steps before that, and their order, are those
+//!   of transformers' logits processors.
+//! - **Every generated token is yielded once**, but for end-of-sequence and
+//!   stop tokens, and the texts of the tokens, concatenated, are the whole
+//!   text. A token after which text is unsettled (an incomplete character, the
+//!   possible start of a stop string) is held until the next token or the end,
+//!   so that the last token can carry the rest. Tokens that are part of a stop
+//!   string are yielded, their text is not.
+//! - **A slow reader parks its own sequence only.** A stream buffers
+//!   [`channel_capacity`](EngineOptions::channel_capacity) tokens; beyond that
+//!   its sequence pauses, keeping slot and blocks, and goes on when it is read.
+//!   After [`lag_timeout`](EngineOptions::lag_timeout) without progress it ends
+//!   as `Lagging`; what was generated can still be read.
+//! - **Cancelling is prompt**: by dropping the stream, by its `cancel`, by a
+//!   [`CancelToken`](inference_core::CancelToken), by a deadline, by
+//!   [`close`](inference_core::TextModel::close); in the queue, in the prompt,
+//!   between tokens and while parked. A running step is not interrupted. A
+//!   token is a plain flag: an engine with nothing else to do looks at it every
+//!   10 ms.
+//! - **Failures are typed errors.** An error of a forward pass ends the
+//!   sequences of that step; whether the engine goes on is the runner's word
+//!   ([`ModelRunner::survives`]). A panic of the runner is caught and always
+//!   ends the engine. Once ended, every waiting request and every later call
+//!   gets the first cause. Logits that are NaN end their own sequence alone.
+//! - **No deadlock for blocks.** An admitted sequence has reserved all blocks
+//!   it can need. The price: a large `max_tokens` that is not used keeps others
+//!   waiting.
+//!
+//! # Labels
+//!
+//! `classify` scores a label by the token that follows the prompt's own in the
+//! tokenization of both together. After a plain text a space is put between
+//! where the label would be glued to a word or punctuation (`"Answer:"` and
+//! `yes` make `Answer: yes`); text that ends in a space or an opening bracket,
+//! and chats, are continued with the label as it is. For a prompt of ids, or
+//! where label and prompt run into each other in one token, it is the first
+//! token of the label alone.
+//!
+//! # Testing
+//!
+//! Feature `test-support` adds `sim_runner`, a deterministic runner that
+//! notices wrong block tables and positions.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]

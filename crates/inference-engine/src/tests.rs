@@ -96,6 +96,14 @@ fn ids(tokens: &[Token]) -> Vec<TokenId> {
     tokens.iter().map(|token| token.id).collect()
 }
 
+/// Submits the request of a stream that nobody reads: none of its tokens is
+/// taken from the channel.
+fn submit(control: &SimControl, stream: &mut TokenStream) {
+    control.hold();
+    stream.start();
+    control.release();
+}
+
 /// Reads a stream to its end.
 fn read(stream: &mut TokenStream) -> Vec<Token> {
     stream.map(|token| token.unwrap()).collect()

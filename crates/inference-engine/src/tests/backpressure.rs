@@ -22,7 +22,7 @@ fn the_engine_never_runs_further_ahead_than_the_channel() {
     let expected = generate(&model, &[1], greedy(50));
     let before = control.batches().len();
     let mut stream = model.generate(vec![1].into(), greedy(50)).unwrap();
-    stream.start();
+    submit(&control, &mut stream);
     eventually(&model, "it is parked", |metrics| metrics.generated_tokens == 50 + 4);
     std::thread::sleep(Duration::from_millis(20));
     // Three tokens in the channel and one that found no room.
@@ -34,9 +34,9 @@ fn the_engine_never_runs_further_ahead_than_the_channel() {
 #[test]
 fn a_slow_reader_does_not_delay_others() {
     let options = EngineOptions::new().with_channel_capacity(2).with_max_batch(2);
-    let (model, _) = model(SimSpec::default(), options);
+    let (model, control) = model(SimSpec::default(), options);
     let mut slow = model.generate(vec![1].into(), greedy(100)).unwrap();
-    slow.start();
+    submit(&control, &mut slow);
     eventually(&model, "it is parked", |metrics| metrics.generated_tokens == 3);
     assert_eq!(generate(&model, &[2], greedy(200)).len(), 200);
     assert_eq!(model.metrics().running, 1, "the slow one is still parked");
@@ -47,9 +47,9 @@ fn a_slow_reader_does_not_delay_others() {
 fn a_reader_that_stands_still_is_ended() {
     let options =
         EngineOptions::new().with_channel_capacity(2).with_lag_timeout(Duration::from_millis(50));
-    let (model, _) = model(SimSpec::default(), options);
+    let (model, control) = model(SimSpec::default(), options);
     let mut stream = model.generate(vec![1].into(), greedy(100)).unwrap();
-    stream.start();
+    submit(&control, &mut stream);
     eventually(&model, "it is parked", |metrics| metrics.generated_tokens == 3);
     // Nothing but the time wakes the engine here.
     assert_idle(&model);

@@ -96,11 +96,11 @@ fn a_token_cancels_all_its_requests() {
 
 #[test]
 fn a_token_wakes_an_engine_that_only_waits_for_a_reader() {
-    let (model, _) = model(SimSpec::default(), EngineOptions::new().with_channel_capacity(2));
+    let (model, control) = model(SimSpec::default(), EngineOptions::new().with_channel_capacity(2));
     let cancel = CancelToken::new();
     let mut stream =
         model.generate(vec![1].into(), greedy(100).with_cancel(cancel.clone())).unwrap();
-    stream.start();
+    submit(&control, &mut stream);
     eventually(&model, "it is parked", |metrics| metrics.generated_tokens == 3);
     cancel.cancel();
     assert_idle(&model);
