@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use inference_core::{
-    Availability, Backend, Capabilities, CapabilityId, CapabilityStatus, Error, LoadOptions,
-    ModelSource, Result, TextModel,
+    Availability, Backend, Capabilities, CapabilityId, CapabilityStatus, LoadOptions, ModelSource,
+    Result, TextModel,
 };
 
 use crate::device::describe;
@@ -16,8 +16,7 @@ const NAME: &str = "cpu";
 /// Runs models on the CPU.
 ///
 /// Of [`LoadOptions`] it honours `threads` and (on Linux) `affinity` itself;
-/// the loader honours or refuses the rest. `gpu_layers` may be unset, -1 or 0,
-/// which all mean the same here.
+/// the loader honours or refuses the rest.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CpuBackend {
     tier: Option<Tier>,
@@ -93,10 +92,6 @@ impl Backend for CpuBackend {
         options: &LoadOptions,
     ) -> Result<Arc<dyn TextModel>> {
         options.validate()?;
-        if let Some(layers) = options.gpu_layers.filter(|layers| !matches!(layers, -1 | 0)) {
-            let expected = "-1 or 0: the backend `cpu` has no accelerator to split a model with";
-            return Err(Error::invalid_option("gpu_layers", layers, expected));
-        }
         let mut cpu = CpuOptions::new().with_tier(self.tier());
         cpu.threads = options.threads;
         cpu.affinity.clone_from(&options.affinity);

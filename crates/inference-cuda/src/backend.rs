@@ -16,8 +16,7 @@ const NAME: &str = "cuda";
 /// Runs models on the first CUDA device.
 ///
 /// Of [`LoadOptions`] it refuses `threads` and `affinity`, which mean nothing
-/// there, and any `gpu_layers` but -1 (all); the loader honours or refuses the
-/// rest.
+/// there; the loader honours or refuses the rest.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CudaBackend;
 
@@ -79,10 +78,6 @@ impl Backend for CudaBackend {
             if given {
                 return Err(Error::unsupported("the backend `cuda`", option));
             }
-        }
-        if let Some(layers) = options.gpu_layers.filter(|layers| *layers != -1) {
-            let expected = "-1: the backend `cuda` cannot split a model";
-            return Err(Error::invalid_option("gpu_layers", layers, expected));
         }
         let device = driver::open()
             .map_err(|reason| Error::BackendUnavailable { name: NAME.to_owned(), reason })?;
