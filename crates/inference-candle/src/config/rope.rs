@@ -112,6 +112,10 @@ impl RopeSpec {
             None => Ok(None),
         };
         let theta = inner("rope_theta")?.unwrap_or(theta);
+        if theta < 1.0 {
+            let (what, expected) = ("rope_theta", "a number of at least 1");
+            return Err(Error::invalid_model(fields.file(), what, expected, theta.to_string()));
+        }
         let partial = match inner("partial_rotary_factor")? {
             Some(partial) => partial,
             None => fields.positive("partial_rotary_factor")?.unwrap_or(1.0),

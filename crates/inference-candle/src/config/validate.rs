@@ -3,6 +3,7 @@
 use inference_core::{Error, Result};
 
 use super::{DecoderConfig, MlpSpec};
+use crate::Rope;
 
 impl DecoderConfig {
     /// Checks that sizes fit each other and numbers are usable; `file` names
@@ -54,6 +55,14 @@ impl DecoderConfig {
             if rope.dim == 0 || !rope.dim.is_multiple_of(2) || rope.dim > self.head_dim {
                 let expected = format!("an even number up to head_dim ({})", self.head_dim);
                 return invalid("rotated elements", expected, rope.dim.to_string());
+            }
+            let last = self.context_len as f32;
+            let usable = |frequency: &f32| (frequency * last).is_finite() && *frequency >= 0.0;
+            let table = Rope::new(rope.clone());
+            let contexts = [0, self.context_len];
+            if !contexts.iter().all(|context| table.frequencies(*context).iter().all(usable)) {
+                let expected = "finite angles".to_owned();
+                return invalid("the rotary embedding", expected, format!("theta {}", rope.theta));
             }
         }
         for (index, layer) in self.layers.iter().enumerate() {
