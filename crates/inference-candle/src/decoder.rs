@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use inference_core::{Error, Result};
 
 use crate::layer_weights::{LayerWeights, ModelWeights};
@@ -229,6 +229,11 @@ pub fn step<O: Ops + ?Sized>(
     for layer in &decoder.layers {
         x = ops.attention_block(&layer.attention, &x, &context, reborrow(&mut cache))?;
         x = ops.mlp_block(&layer.mlp, &x)?;
+    }
+    if logit_rows.is_empty() {
+        // A part of a prompt that only fills the KV pool.
+        let shape = (0, config.vocab_size);
+        return Tensor::zeros(shape, DType::F32, ops.device()).map_err(error);
     }
     if !logit_rows.iter().copied().eq(0..tokens.len()) {
         let rows: Vec<u32> = logit_rows.iter().map(|row| *row as u32).collect();

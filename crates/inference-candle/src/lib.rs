@@ -1,7 +1,132 @@
-//! Language models on Candle (draft head; the manual follows).
+//! Language models on Candle: one parametric decoder, its weights, the
+//! operations that it runs on, and a runner for the engine.
+//!
+//! # From files to a model
+//!
+//! ```text
+//! config.json ──▶ DecoderConfig ──┐
+//! *.safetensors ──▶ WeightSource ─┼──▶ Decoder ──▶ CandleRunner ──▶ engine ──▶ TextModel
+//! a backend's Ops ────────────────┘
+//! ```
+//!
+//! [`load_model`] goes the whole way. It is what every backend on Candle
+//! calls, with operations of its own or, on a device that has none yet, with
+//! the reference's:
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use candle_core::Device;
+//! use inference_candle::{ReferenceOps, load_model};
+//! use inference_core::{LoadOptions, ModelSource};
+//!
+//! let ops = Arc::new(ReferenceOps::new(Device::Cpu));
+//! let source = ModelSource::from("models/Qwen3-0.6B");
+//! let model = load_model("cpu", &source, &LoadOptions::new(), ops)?;
+//! println!("{} parameters", model.info().parameters);
+//! # Ok::<(), inference_core::Error>(())
+//! ```
+//!
+//! # One decoder
+//!
+//! An architecture is data. [`DecoderConfig`] says which norms, rotary
+//! embeddings, windows, caps, multipliers and experts there are; a file of
+//! some thirty lines per architecture in `config/` fills it from
+//! `config.json`, as transformers 4 and 5 write it. [`architectures`] lists
+//! them. To add one, write that file, name it in `config.rs`, and compare with
+//! the reference's logits in `tests/parity.rs`. What cannot be described is
+//! refused by the name of the field.
+//!
+//! # Two levels of operations
+//!
+//! [`Ops`] is what a device provides: operations (linear, norm, rope,
+//! attention, gates) and the blocks made of them ([`Ops::attention_block`],
+//! [`Ops::mlp_block`], [`Ops::step`]). All have a default in plain Candle,
+//! [`mod@reference`], which is the oracle for tests. A backend overrides single
+//! operations first, and blocks where fusing them pays; the description of
+//! the model, [`Decoder`] with its layers, is the same for both.
+//!
+//! Activations are f32 `[tokens, features]`: the tokens of all sequences of a
+//! step one after the other, without padding. [`BatchView`] says which rows
+//! are whose.
+//!
+//! # Weights
+//!
+//! Weights stay as they are stored, f32, f16 or bf16. [`SafetensorsFiles`]
+//! maps files and checks their headers; [`Weight`] shares the mapped bytes
+//! down to the operations, which use them in place, pack them, or upload them
+//! in their stored type. No widened copy of a model is held.
+//!
+//! # Same answer, whatever the company
+//!
+//! Nothing here makes a token's result depend on other tokens of the batch or
+//! on how its prompt was cut into steps: attention reads keys as the KV pool
+//! stores them, experts are summed in a fixed order, and rotary embeddings
+//! that depend on the length of the context (dynamic, longrope) go by the
+//! length of the sequence's prompt. Bit-identity then is a property of the
+//! operations. The CPU backend's have it; the reference's do not promise it,
+//! because Candle picks its matrix product by shape.
+//!
+//! # Training
+//!
+//! Without a KV pool, over weights that are variables, and on the reference
+//! operations, a decoder can be differentiated:
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use candle_core::{Device, Var};
+//! use inference_candle::{BatchView, Decoder, DecoderConfig, ReferenceOps, TensorWeights};
+//! use inference_engine::StepSequence;
+//!
+//! let json = br#"{"model_type": "llama", "vocab_size": 16, "hidden_size": 8,
+//!     "num_attention_heads": 2, "intermediate_size": 12, "num_hidden_layers": 1,
+//!     "tie_word_embeddings": true}"#;
+//! let config = DecoderConfig::from_json("config.json", json)?;
+//! let mut variables = Vec::new();
+//! for (name, shape) in [
+//!     ("model.embed_tokens.weight", vec![16, 8]),
+//!     ("model.norm.weight", vec![8]),
+//!     ("model.layers.0.input_layernorm.weight", vec![8]),
+//!     ("model.layers.0.post_attention_layernorm.weight", vec![8]),
+//!     ("model.layers.0.self_attn.q_proj.weight", vec![8, 8]),
+//!     ("model.layers.0.self_attn.k_proj.weight", vec![8, 8]),
+//!     ("model.layers.0.self_attn.v_proj.weight", vec![8, 8]),
+//!     ("model.layers.0.self_attn.o_proj.weight", vec![8, 8]),
+//!     ("model.layers.0.mlp.gate_proj.weight", vec![12, 8]),
+//!     ("model.layers.0.mlp.up_proj.weight", vec![12, 8]),
+//!     ("model.layers.0.mlp.down_proj.weight", vec![8, 12]),
+//! ] {
+//!     variables.push((name, Var::randn(0_f32, 0.5, shape, &Device::Cpu)?));
+//! }
+//! let weights: TensorWeights = variables
+//!     .iter()
+//!     .map(|(name, variable)| (name.to_string(), variable.as_tensor().clone()))
+//!     .collect();
+//! let decoder = Decoder::new(config, &weights, Arc::new(ReferenceOps::cpu()))?;
+//!
+//! // Two sequences of three tokens in one call; logits of all six.
+//! let block_table = Vec::new();
+//! let first = StepSequence { start: 0, len: 3, position: 0, prompt_len: 3, block_table };
+//! let sequences = [first.clone(), StepSequence { start: 3, ..first }];
+//! let batch = BatchView { sequences: &sequences, positions: &[0, 1, 2, 0, 1, 2] };
+//! let logits = decoder.forward(&[1, 2, 3, 4, 5, 6], &batch, None, &[0, 1, 2, 3, 4, 5])?;
+//! assert_eq!(logits.dims(), [6, 16]);
+//! let gradients = logits.sqr()?.mean_all()?.backward()?;
+//! assert!(variables.iter().all(|(_, variable)| gradients.get(variable).is_some()));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Variables may be updated in place between calls.
+//!
+//! # Features
+//!
+//! `cuda` and `metal` enable Candle's devices of that name.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod attention_block;
-pub mod config;
+mod config;
 mod decoder;
 mod files;
 mod generation_config;

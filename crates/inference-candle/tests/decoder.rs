@@ -245,6 +245,9 @@ fn steps_that_do_not_fit_are_refused() {
     }
     let logits = runner.forward(&good).unwrap();
     assert_eq!(logits.len(), 384);
+    // A part of a prompt that nobody wants logits of.
+    let silent = changed(&|b| b.logit_rows.clear());
+    assert_eq!(runner.forward(&silent).unwrap(), Vec::<f32>::new());
     let memory = runner.memory();
     // 2 layers x 2 heads x 16 x 8 tokens x 2 x 4 bytes.
     assert_eq!(memory.kv_block, 4096);

@@ -149,6 +149,9 @@ fn misaligned_data_is_read() {
     }
 }
 
+/// A change of an index's `weight_map`.
+type IndexEdit = dyn Fn(&mut Map<String, Value>);
+
 /// Splits a model into two shards; `change` edits the index.
 fn shards(
     change: impl Fn(&mut Map<String, Value>),
@@ -199,7 +202,7 @@ fn an_inconsistent_index_is_refused() {
         };
         map[NAME] = json!(other);
     };
-    let changes: [(&dyn Fn(&mut Map<String, Value>), &str); 4] = [
+    let changes: [(&IndexEdit, &str); 4] = [
         (&outside, NAME),
         (&wrong, NAME),
         (&|map| map[NAME] = json!("model-00003-of-00002.safetensors"), "model-00003"),
