@@ -1,4 +1,5 @@
 //! Runs the `inference` command and looks at what it prints, and how it ends.
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
 
 mod backends;
 mod chat;
