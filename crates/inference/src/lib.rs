@@ -47,21 +47,14 @@ fn main() -> inference::Result<()> {
 //! their [`Availability`] and [`Capabilities`].
 //!
 //! Backends register themselves when the final program is linked. Where that
-//! is lost (static libraries, some plug-in hosts), call the backend crate's own
-//! `register` once.
+//! is lost (static libraries, some plug-in hosts), call [`register_backends`]
+//! once.
 #![forbid(unsafe_code)]
 
 pub use inference_core::*;
 pub use {inference_engine as engine, inference_text as text};
 
 pub mod prelude;
-
-#[cfg(feature = "cpu")]
-use inference_cpu as _;
-#[cfg(feature = "cuda")]
-use inference_cuda as _;
-#[cfg(feature = "metal")]
-use inference_metal as _;
 
 use std::sync::Arc;
 
@@ -81,4 +74,31 @@ pub fn load(source: impl Into<ModelSource>, options: &LoadOptions) -> Result<Arc
 #[must_use]
 pub fn demo() -> ModelSource {
     ModelSource::Embedded(inference_demo::FILES)
+}
+
+/// Adds the backends of this crate's features to `registry`, replacing those
+/// of the same names.
+///
+/// Programs have them in [`Registry::global`] already; call this where
+/// link-time registration is lost, as in static libraries, or to fill a
+/// [`Registry`] of one's own.
+#[cfg_attr(
+    feature = "cpu",
+    doc = r#"
+```
+let registry = inference::Registry::new();
+inference::register_backends(&registry);
+assert!(registry.list().contains(&"cpu".to_owned()));
+```
+"#
+)]
+pub fn register_backends(registry: &Registry) {
+    #[cfg(feature = "cpu")]
+    inference_cpu::register(registry);
+    #[cfg(feature = "cuda")]
+    inference_cuda::register(registry);
+    #[cfg(feature = "metal")]
+    inference_metal::register(registry);
+    #[cfg(not(any(feature = "cpu", feature = "cuda", feature = "metal")))]
+    let _ = registry;
 }

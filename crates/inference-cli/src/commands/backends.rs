@@ -1,6 +1,8 @@
 //! `inference backends`: what can run a model on this machine.
 
-use inference::{Availability, Backend, Capabilities, DeviceInfo, Registry};
+use std::sync::Arc;
+
+use inference::{Availability, Backend, Capabilities, CapabilityId, DeviceInfo, Registry};
 use serde::Serialize;
 
 use crate::commands::Context;
@@ -33,7 +35,7 @@ pub(crate) fn run(_: &Args, context: &Context) -> Result<()> {
     let backends = Registry::global().all();
     let mut output = Output::new();
     if context.json {
-        let describe = |backend: &std::sync::Arc<dyn Backend>| Json {
+        let describe = |backend: &Arc<dyn Backend>| Json {
             name: backend.name().to_owned(),
             availability: backend.availability(),
             capabilities: backend.capabilities(),
@@ -44,10 +46,12 @@ pub(crate) fn run(_: &Args, context: &Context) -> Result<()> {
     let rows: Vec<_> = backends.iter().flat_map(|backend| summary(&**backend)).collect();
     output.text(&table::render(&rows, width))?;
     if context.verbose > 0 {
-        for backend in &backends {
-            output.line(&format!("\n{}", backend.name()))?;
-            output.text(&table::render(&abilities(&backend.capabilities()), width))?;
-        }
+        let (abilities, notes) = abilities(&backends);
+        output.text("\n")?;
+        // Statuses are not to be broken: the matrix is as wide as it is.
+        output.text(&table::render(&abilities, usize::MAX))?;
+        output.text("\n")?;
+        output.text(&table::render(&notes, width))?;
     }
     Ok(())
 }
@@ -76,22 +80,55 @@ fn describe(device: &DeviceInfo) -> String {
     let mut parts = vec![device.name.clone()];
     parts.extend(device.compute_units.map(|units| format!("{units} compute units")));
     parts.extend(device.memory_bytes.map(table::bytes));
-    parts.extend(device.facts.iter().map(|(name, value)| format!("{name} {value}")));
-    parts.join(" · ")
+    let fact = |(name, value): &(String, String)| format!("{} {value}", name.replace('_', " "));
+    parts.extend(device.facts.iter().map(fact));
+    parts.join(", ")
 }
 
-fn abilities(capabilities: &Capabilities) -> Vec<Vec<String>> {
+/// A row per ability, a column per backend; and the details as footnotes.
+fn abilities(backends: &[Arc<dyn Backend>]) -> (Vec<Vec<String>>, Vec<Vec<String>>) {
+    let declared: Vec<Capabilities> =
+        backends.iter().map(|backend| backend.capabilities()).collect();
+    let names = backends.iter().map(|backend| backend.name().to_owned());
+    let mut rows = vec![[String::new(), String::new()].into_iter().chain(names).collect()];
+    let mut details: Vec<String> = Vec::new();
     let mut group = "";
-    let mut rows = Vec::new();
-    for ability in capabilities {
-        let heading = if ability.group == group { "" } else { ability.group };
-        group = ability.group;
-        rows.push(vec![
-            format!("  {heading}"),
-            ability.id.to_string(),
-            ability.status.to_string(),
-            ability.detail.clone(),
-        ]);
+    for id in CapabilityId::ALL {
+        let heading = if id.group() == group { "" } else { id.group() };
+        group = id.group();
+        let mut row = vec![heading.to_owned(), id.to_string()];
+        for capabilities in &declared {
+            let mut cell = capabilities.status(*id).to_string();
+            let detail = capabilities.get(*id).map_or("", |ability| &ability.detail);
+            if !detail.is_empty() {
+                let known = details.iter().position(|known| known == detail);
+                let number = known.unwrap_or_else(|| {
+                    details.push(detail.to_owned());
+                    details.len() - 1
+                });
+                cell.push_str(&superscript(number + 1));
+            }
+            row.push(cell);
+        }
+        rows.push(row);
     }
-    rows
+    let notes = details.into_iter().enumerate();
+    (rows, notes.map(|(index, detail)| vec![superscript(index + 1), detail]).collect())
+}
+
+fn superscript(number: usize) -> String {
+    const DIGITS: [char; 10] = ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'];
+    let digit = |c: char| c.to_digit(10).and_then(|digit| DIGITS.get(digit as usize)).copied();
+    number.to_string().chars().filter_map(digit).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn footnotes_are_numbered_in_superscript() {
+        assert_eq!(superscript(1), "¹");
+        assert_eq!(superscript(20), "²⁰");
+    }
 }
