@@ -91,7 +91,8 @@
 //!   [`close`](inference_core::TextModel::close); in the queue, in the prompt,
 //!   between tokens and while parked. A running step is not interrupted. A
 //!   token is a plain flag: an engine with nothing else to do looks at it every
-//!   10 ms.
+//!   10 ms. Items of a batch that wait outside of a full queue are looked at
+//!   when they enter it.
 //! - **Failures are typed errors.** An error of a forward pass ends the
 //!   sequences of that step; whether the engine goes on is the runner's word
 //!   ([`ModelRunner::survives`]). A panic of the runner is caught and always

@@ -9,6 +9,7 @@ mod failures;
 mod lifecycle;
 mod refusals;
 mod reporting;
+mod stress;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
