@@ -168,7 +168,10 @@ fn options_that_cannot_be_honoured() {
     let options = LoadOptions::new;
     assert_eq!(refused(options().with_threads(0)), ErrorKind::InvalidOption);
     assert_eq!(refused(options().with_context_len(1 << 30)), ErrorKind::InvalidOption);
-    assert_eq!(refused(options().with_quantize(inference_core::QuantizeType::Q8_0)), ErrorKind::Unsupported);
+    assert_eq!(
+        refused(options().with_quantize(inference_core::QuantizeType::Q8_0)),
+        ErrorKind::Unsupported
+    );
     assert_eq!(refused(options().with_adapter_path("adapter")), ErrorKind::Unsupported);
     assert!(matches!(
         refused(options().with_gpu_layers(7)),
