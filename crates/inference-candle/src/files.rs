@@ -1,12 +1,12 @@
 //! A model's files: in a folder, or embedded in the binary.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use inference_core::{EmbeddedFiles, Error, ModelSource, Result};
 
 use crate::WeightBytes;
+use crate::weights::map_file;
 
 /// The largest configuration file that is read.
 const MAX_READ: u64 = 256 << 20;
@@ -132,13 +132,4 @@ impl ModelFiles {
         let Place::Embedded(files) = self.place else { return None };
         files.iter().find(|(known, _)| *known == name).map(|(_, bytes)| *bytes)
     }
-}
-
-fn map_file(path: &Path) -> Result<WeightBytes> {
-    let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
-    // SAFETY: the map is read-only and private to this process. That no other
-    // process truncates or rewrites the file meanwhile cannot be ensured here;
-    // `map` documents it as the caller's part, as every mapping reader does.
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, "map", e))?;
-    Ok(Arc::new(map))
 }

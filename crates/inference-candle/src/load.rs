@@ -105,6 +105,15 @@ pub fn load_model(
     if let Some(template) = text.template {
         parts = parts.with_template(template);
     }
+    tracing::debug!(
+        backend,
+        model = %source,
+        architecture = %decoder.config().architecture,
+        parameters = decoder.parameters(),
+        context_len = plan.context_len,
+        kv_blocks = plan.layout.num_blocks,
+        "model loaded"
+    );
     let runner = CandleRunner::new(decoder, cache, plan.context_len);
     let model: Arc<dyn TextModel> = EngineModel::start(Box::new(runner), parts, engine)?;
     Ok(model)
