@@ -11,7 +11,7 @@ Exit codes:
   1    the model or the system failed while working
   2    a bad command line, option or input
   3    the model or backend cannot be loaded
-  130  interrupted (Ctrl-C)";
+  130  interrupted (Ctrl-C or a termination signal)";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,7 +27,7 @@ Exit codes:
   1    the model or the system failed while working
   2    a bad command line, option or input
   3    the model or backend cannot be loaded
-  130  interrupted (Ctrl-C)";
+  130  interrupted (Ctrl-C or a termination signal)";
 
 /// Text generation with local language models
 #[derive(Debug, Parser)]

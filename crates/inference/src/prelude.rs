@@ -1,7 +1,7 @@
 //! What most programs need: `use inference::prelude::*;`.
 
 pub use inference_core::{
-    Backend as _, BatchItem, CancelToken, ChatPrompt, ClassifyOptions, Completion, ErrorKind,
+    Backend, BatchItem, CancelToken, ChatPrompt, ClassifyOptions, Completion, ErrorKind,
     FinishReason, GenerateOptions, LoadOptions, Message, ModelSource, Prompt, Registry, Role,
     TextModel, Token, TokenStream,
 };

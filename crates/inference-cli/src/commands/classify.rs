@@ -18,7 +18,7 @@ Examples:
   inference classify --json \"What a lovely day!\" | jq '.[0].label'";
 
 /// The question that the embedded model was trained to answer.
-const SENTIMENT_PATTERN: &str = "What is the sentiment of this sentence? {}";
+const SENTIMENT_PATTERN: &str = "Is this sentence positive or negative? {}";
 const SENTIMENT_LABELS: [&str; 2] = ["positive", "negative"];
 
 /// Score labels, or the next token, of texts
@@ -26,9 +26,9 @@ const SENTIMENT_LABELS: [&str; 2] = ["positive", "negative"];
 /// Nothing is generated: each label is scored by the first token with which the model would
 /// continue the text. Without --labels the likeliest next tokens are shown.
 ///
-/// With the embedded model, each TEXT is asked for its sentiment: --chat, --labels
-/// positive,negative and --pattern "What is the sentiment of this sentence? {}" are the defaults,
-/// unless --pattern or other labels are given.
+/// With the embedded model each TEXT is asked for its sentiment, as it was trained to answer:
+/// --chat, --labels positive,negative and --pattern "Is this sentence positive or negative? {}" are
+/// the defaults, unless --pattern or other labels are given.
 ///
 /// With --json: an array of objects with text, label, labels, token and prompt_tokens.
 #[derive(clap::Args, Debug)]
