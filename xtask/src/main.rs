@@ -1,1 +1,45 @@
-fn main() {}
+//! Chores of this repository: `cargo xtask COMMAND`.
+
+mod demo;
+mod eval_demo;
+mod train_demo;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What a command returns: any error, printed by `main`.
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+#[derive(Debug, Parser)]
+#[command(name = "xtask", about = "Chores of this repository")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    TrainDemo(train_demo::TrainDemo),
+    EvalDemo(eval_demo::EvalDemo),
+}
+
+#[expect(clippy::print_stderr, reason = "a command reports its failure")]
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::TrainDemo(command) => command.run(),
+        Command::EvalDemo(command) => command.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            let mut source = error.source();
+            while let Some(cause) = source {
+                eprintln!("  because: {cause}");
+                source = cause.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
