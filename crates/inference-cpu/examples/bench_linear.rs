@@ -16,17 +16,33 @@ use inference_cpu::{CpuOps, CpuOptions};
 const OUT: usize = 8192;
 const IN: usize = 2048;
 
-/// The median of `repeats` times in seconds, after one warm-up call.
-fn median(repeats: usize, mut call: impl FnMut() -> Result<Tensor>) -> Result<f64> {
+/// The medians of `repeats` wall and CPU times in seconds, after a warm-up.
+fn medians(repeats: usize, mut call: impl FnMut() -> Result<Tensor>) -> Result<(f64, f64)> {
     call()?;
-    let mut times = Vec::with_capacity(repeats);
+    let mut wall = Vec::with_capacity(repeats);
+    let mut cpu = Vec::with_capacity(repeats);
     for _ in 0..repeats {
-        let start = Instant::now();
+        let (start, cpu_start) = (Instant::now(), cpu_seconds());
         call()?;
-        times.push(start.elapsed().as_secs_f64());
+        wall.push(start.elapsed().as_secs_f64());
+        cpu.push(cpu_seconds() - cpu_start);
     }
-    times.sort_by(f64::total_cmp);
-    Ok(times[repeats / 2])
+    let median = |mut times: Vec<f64>| {
+        times.sort_by(f64::total_cmp);
+        times[repeats / 2]
+    };
+    Ok((median(wall), median(cpu)))
+}
+
+/// Seconds that all threads of this process have run: what to compare on a
+/// machine that others use too. 0 where the operating system is not Linux.
+fn cpu_seconds() -> f64 {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let nanoseconds = threads.filter_map(|thread| {
+        let times = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        times.split(' ').next()?.parse::<f64>().ok()
+    });
+    nanoseconds.sum::<f64>() / 1e9
 }
 
 struct Bytes(Vec<u64>);
@@ -64,20 +80,22 @@ fn main() -> Result<()> {
         for dtype in [DType::F32, DType::F16, DType::BF16] {
             let weight = weight(&values, dtype)?;
             let linear = ops.linear(&weight, None)?;
-            let ours = median(repeats, || linear.forward(&x))?;
+            let (ours, ours_cpu) = medians(repeats, || linear.forward(&x))?;
             // Candle's product of f32 activations needs the weight in f32.
             let matrix = weight.to_tensor(&Device::Cpu)?;
             let matrix = matrix.to_dtype(DType::F32).and_then(|m| m.t()).map_err(candle)?;
-            let theirs = median(repeats, || x.matmul(&matrix).map_err(candle))?;
+            let (theirs, theirs_cpu) = medians(repeats, || x.matmul(&matrix).map_err(candle))?;
             let operations = 2.0 * (rows * OUT * IN) as f64;
             let bytes = (OUT * IN * dtype.size_in_bytes()) as f64;
             println!(
-                "rows {rows:>3} {dtype:?}: {:>7.3} ms {:>6.1} GFLOP/s {:>5.1} GB/s of weights; \
-                 Candle on f32 {:>7.3} ms {:>6.1} GFLOP/s",
+                "rows {rows:>3} {dtype:?}: {:>7.3} ms ({:>7.3} CPU) {:>6.1} GFLOP/s {:>5.1} GB/s; \
+                 Candle on f32 {:>7.3} ms ({:>7.3} CPU) {:>6.1} GFLOP/s",
                 ours * 1e3,
+                ours_cpu * 1e3,
                 operations / ours / 1e9,
                 bytes / ours / 1e9,
                 theirs * 1e3,
+                theirs_cpu * 1e3,
                 operations / theirs / 1e9,
             );
         }
