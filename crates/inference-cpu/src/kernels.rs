@@ -13,6 +13,10 @@
     reason = "below here nearly every function is unsafe for one reason, the instruction set, \
               and its body is nothing but calls of the same contract"
 )]
+#![expect(
+    clippy::needless_range_loop,
+    reason = "one index walks rows, weights or registers of several arrays and pointers at once"
+)]
 
 mod attention;
 mod elementwise;

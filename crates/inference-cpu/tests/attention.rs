@@ -1,6 +1,8 @@
 //! Attention against the reference, and the same bits however a sequence is
 //! cut into steps, wherever its blocks lie and whatever runs beside it.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use candle_core::{Device, Tensor};
 use inference_candle::{AttentionSpec, BatchView, KvCache, KvLayout, Ops, ReferenceOps};
 use inference_core::KvDtype;

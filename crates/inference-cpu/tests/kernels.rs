@@ -1,6 +1,8 @@
 //! Every operation against the reference, and against itself: the same bits on
 //! every instruction set, with any number of threads, alone and in company.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};

@@ -1,6 +1,8 @@
 //! Every reference checkpoint through the contract: logits, greedy
 //! continuations, and the text of a real trained model.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::sync::Arc;
 
 use inference_core::{

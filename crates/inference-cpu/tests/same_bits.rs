@@ -1,6 +1,8 @@
 //! A sequence's logits are the same bits alone or batched, in whatever order,
 //! cut into steps anyhow, with any number of threads, on every instruction set.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::path::Path;
 use std::sync::Arc;
 

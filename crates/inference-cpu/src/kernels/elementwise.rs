@@ -50,10 +50,10 @@ pub(super) unsafe fn tanh<P: Part>(x: P) -> P {
     let magnitude = P::select_less(x, zero, zero.sub(x), x);
     let square = x.mul(x);
     let mut small = P::splat(-5.704_988_7e-3);
-    small = small.fma(square, P::splat(2.063_908_9e-2));
+    small = small.fma(square, P::splat(2.063_909e-2));
     small = small.fma(square, P::splat(-5.373_971_5e-2));
     small = small.fma(square, P::splat(1.333_144_2e-1));
-    small = small.fma(square, P::splat(-3.333_328_2e-1));
+    small = small.fma(square, P::splat(-3.333_328e-1));
     small = small.mul(square).fma(x, x);
     let doubled = exp(magnitude.add(magnitude));
     let large = one.sub(P::splat(2.0).div(doubled.add(one)));
@@ -84,7 +84,7 @@ unsafe fn activate<P: Part, const KIND: u8>(x: P) -> P {
             // (1 + tanh(u)) / 2 = sigmoid(2u), which cancels nothing.
             let cubic = x.mul(x).mul(P::splat(0.044_715)).fma(x, x);
             // 2 * sqrt(2 / pi)
-            times_sigmoid(x, cubic.mul(P::splat(1.595_769_1)))
+            times_sigmoid(x, cubic.mul(P::splat(1.595_769)))
         }
         _ => P::splat(0.0).greater_of(x),
     }
