@@ -108,6 +108,14 @@ fn a_stop_string_ends_the_text_before_it() {
 }
 
 #[test]
+fn a_timeout_is_a_finish_reason() {
+    let Some((model, _)) = stories() else { return };
+    let base = ["generate", "--model", &model, "--json", "--ignore-eos", "-n", "400"];
+    let lines = inference(base.iter().chain(&["--timeout", "0.001", "Once"])).json_lines();
+    assert_eq!(summary(&lines)["finish_reason"], "deadline");
+}
+
+#[test]
 fn a_seed_decides_what_is_sampled() {
     let Some((model, _)) = stories() else { return };
     let sample = |seed: &str| {
