@@ -33,7 +33,7 @@ fn interrupt_to_the_end(child: &mut Child) -> Option<i32> {
         std::thread::sleep(Duration::from_millis(100));
     }
     child.kill().unwrap();
-    panic!("no interrupt ended it");
+    None
 }
 
 fn read_all(mut stream: impl std::io::Read) -> String {
