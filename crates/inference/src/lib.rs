@@ -8,7 +8,7 @@
 #![cfg_attr(
     all(feature = "cpu", feature = "demo"),
     doc = r#"
-```no_run
+```
 use inference::prelude::*;
 
 fn main() -> inference::Result<()> {

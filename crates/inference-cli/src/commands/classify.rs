@@ -13,7 +13,7 @@ use crate::{input, load, table};
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   inference classify \"I love this little house.\" \"The soup was cold and sad.\"
-  inference classify --labels \" dog,\" \" cat\" \"The animal that barks is the\"
+  inference classify --labels \" dog, cat\" \"The animal that barks is the\"
   inference classify --chat --labels yes,no --pattern \"Is this spam? {}\" - < mails
   inference classify --json \"What a lovely day!\" | jq '.[0].label'";
 

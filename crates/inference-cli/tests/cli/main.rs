@@ -4,6 +4,7 @@
 mod backends;
 mod chat;
 mod classify;
+mod embedded;
 mod failures;
 mod generate;
 mod help;
