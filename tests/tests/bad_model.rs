@@ -1,6 +1,8 @@
 //! Damaged models: each is refused with an error that names the file, and the
 //! field or tensor in it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::fs;
 use std::path::Path;
 

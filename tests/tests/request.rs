@@ -1,6 +1,8 @@
 //! One request end to end, through the contract alone: a user's text in, a
 //! real model's text out.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
