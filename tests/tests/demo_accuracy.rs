@@ -1,6 +1,8 @@
 //! The embedded model answers questions that its training never saw, by the
 //! same path as any chat: template, tokenizer, scheduler, CPU kernels.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::collections::BTreeMap;
 
 use inference::prelude::*;
