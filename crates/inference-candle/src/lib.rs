@@ -126,6 +126,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod attention_block;
+mod capabilities;
 mod config;
 mod decoder;
 mod files;
@@ -146,6 +147,7 @@ mod weight;
 mod weights;
 
 pub use attention_block::{AttentionBlock, StepContext};
+pub use capabilities::capabilities;
 pub use config::{
     Biases, DecoderConfig, LayerSpec, MlpSpec, NormLayout, QkNorm, RopeScaling, RopeSpec,
     WeightNames, architectures,
@@ -154,7 +156,7 @@ pub use decoder::{Decoder, DecoderLayer};
 pub use files::ModelFiles;
 pub use kv_cache::{KvCache, KvLayout};
 pub use kv_plan::{BLOCK_SIZE, DEFAULT_KV_BUDGET};
-pub use load::load_model;
+pub use load::{load_model, load_on_device};
 pub use mlp_block::{GatedMlp, Mlp, MlpBlock};
 pub use moe::Moe;
 pub use norm::Norm;

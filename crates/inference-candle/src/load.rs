@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use candle_core::Device;
 use inference_core::{
     Error, LoadOptions, ModelInfo, ModelSource, ProgressEvent, Result, TextModel, TokenId,
 };
@@ -11,7 +12,9 @@ use inference_text::TextParts;
 use crate::config::Fields;
 use crate::generation_config::{self, GenerationConfig};
 use crate::kv_plan::KvPlan;
-use crate::{CandleRunner, Decoder, DecoderConfig, ModelFiles, Ops, SafetensorsFiles};
+use crate::{
+    CandleRunner, Decoder, DecoderConfig, ModelFiles, Ops, ReferenceOps, SafetensorsFiles,
+};
 
 /// The name of the model's description.
 const CONFIG: &str = "config.json";
@@ -117,6 +120,30 @@ pub fn load_model(
     let runner = CandleRunner::new(decoder, cache, plan.context_len);
     let model: Arc<dyn TextModel> = EngineModel::start(Box::new(runner), parts, engine)?;
     Ok(model)
+}
+
+/// [`load_model`] with the reference operations on an accelerator. The host's
+/// `threads` and `affinity` mean nothing there and are refused, before the
+/// device is opened.
+///
+/// # Errors
+///
+/// As [`load_model`], and those of `open`.
+pub fn load_on_device(
+    backend: &str,
+    source: &ModelSource,
+    options: &LoadOptions,
+    open: impl FnOnce() -> Result<Device>,
+) -> Result<Arc<dyn TextModel>> {
+    options.validate()?;
+    for (option, given) in
+        [("threads", options.threads.is_some()), ("affinity", options.affinity.is_some())]
+    {
+        if given {
+            return Err(Error::unsupported(format!("the backend `{backend}`"), option));
+        }
+    }
+    load_model(backend, source, options, Arc::new(ReferenceOps::new(open()?)))
 }
 
 /// Refuses what no backend on Candle implements.

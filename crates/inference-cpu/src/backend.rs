@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use inference_core::{
-    Availability, Backend, Capabilities, CapabilityId, CapabilityStatus, LoadOptions, ModelSource,
-    Result, TextModel,
+    Availability, Backend, Capabilities, CapabilityStatus, LoadOptions, ModelSource, Result,
+    TextModel,
 };
 
 use crate::device::describe;
@@ -56,34 +56,7 @@ impl Backend for CpuBackend {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let planned = |all: Capabilities, id: &CapabilityId| {
-            all.with(*id, CapabilityStatus::Planned, "not implemented yet")
-        };
-        let capabilities = Capabilities::none().with_supported(&[
-            CapabilityId::Load,
-            CapabilityId::Generate,
-            CapabilityId::Chat,
-            CapabilityId::Classify,
-            CapabilityId::BatchGenerate,
-            CapabilityId::Tokenizer,
-            CapabilityId::ChatTemplate,
-            CapabilityId::Logits,
-            CapabilityId::Logprobs,
-            CapabilityId::ContinuousBatching,
-            CapabilityId::AttentionProbe,
-        ]);
-        [
-            CapabilityId::QuantizedWeights,
-            CapabilityId::StructuredOutput,
-            CapabilityId::Embeddings,
-            CapabilityId::LoraInference,
-            CapabilityId::LoraTraining,
-            CapabilityId::KvSnapshot,
-            CapabilityId::PrefixCache,
-            CapabilityId::SpeculativeDecoding,
-        ]
-        .iter()
-        .fold(capabilities, planned)
+        inference_candle::capabilities(CapabilityStatus::Supported, "")
     }
 
     fn load_model(

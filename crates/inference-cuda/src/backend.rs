@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use inference_candle::ReferenceOps;
 use inference_core::{
-    Availability, Backend, Capabilities, CapabilityId, CapabilityStatus, Error, LoadOptions,
-    ModelSource, Result, TextModel,
+    Availability, Backend, Capabilities, CapabilityStatus, Error, LoadOptions, ModelSource, Result,
+    TextModel,
 };
 
 use crate::driver;
@@ -34,36 +33,8 @@ impl Backend for CudaBackend {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let set = |status, detail: &'static str| {
-            move |all: Capabilities, id: &CapabilityId| all.with(*id, status, detail)
-        };
-        let usable = [
-            CapabilityId::Load,
-            CapabilityId::Generate,
-            CapabilityId::Chat,
-            CapabilityId::Classify,
-            CapabilityId::BatchGenerate,
-            CapabilityId::Tokenizer,
-            CapabilityId::ChatTemplate,
-            CapabilityId::Logits,
-            CapabilityId::Logprobs,
-            CapabilityId::ContinuousBatching,
-            CapabilityId::AttentionProbe,
-        ];
-        let planned = [
-            CapabilityId::QuantizedWeights,
-            CapabilityId::StructuredOutput,
-            CapabilityId::Embeddings,
-            CapabilityId::LoraInference,
-            CapabilityId::LoraTraining,
-            CapabilityId::KvSnapshot,
-            CapabilityId::PrefixCache,
-            CapabilityId::SpeculativeDecoding,
-        ];
         let detail = "Candle's operations, without kernels of our own; needs the feature `cuda`";
-        let all =
-            usable.iter().fold(Capabilities::none(), set(CapabilityStatus::Experimental, detail));
-        planned.iter().fold(all, set(CapabilityStatus::Planned, "not implemented yet"))
+        inference_candle::capabilities(CapabilityStatus::Experimental, detail)
     }
 
     fn load_model(
@@ -71,16 +42,9 @@ impl Backend for CudaBackend {
         source: &ModelSource,
         options: &LoadOptions,
     ) -> Result<Arc<dyn TextModel>> {
-        options.validate()?;
-        for (option, given) in
-            [("threads", options.threads.is_some()), ("affinity", options.affinity.is_some())]
-        {
-            if given {
-                return Err(Error::unsupported("the backend `cuda`", option));
-            }
-        }
-        let device = driver::open()
-            .map_err(|reason| Error::BackendUnavailable { name: NAME.to_owned(), reason })?;
-        inference_candle::load_model(NAME, source, options, Arc::new(ReferenceOps::new(device)))
+        inference_candle::load_on_device(NAME, source, options, || {
+            driver::open()
+                .map_err(|reason| Error::BackendUnavailable { name: NAME.to_owned(), reason })
+        })
     }
 }
