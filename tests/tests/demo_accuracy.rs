@@ -1,5 +1,6 @@
 //! The embedded model answers questions that its training never saw, by the
 //! same path as any chat: template, tokenizer, scheduler, CPU kernels.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -60,4 +61,16 @@ fn a_story_is_told_to_its_end() {
         completion.finish_reason
     );
     assert!(text.split_whitespace().count() > 30, "{text}");
+}
+
+#[test]
+fn roles_that_the_template_does_not_know_are_refused() {
+    let options = LoadOptions::new().with_backend("cpu");
+    let model = inference::load(inference::demo(), &options).unwrap();
+    let chat = ChatPrompt::new(vec![Message::new(Role::Tool, "7")]);
+    let error = model.chat(chat, GenerateOptions::new()).err().unwrap();
+    assert!(error.to_string().contains("unknown role `tool`"), "{error}");
+    let late = vec![Message::user("Hi"), Message::system("Be kind.")];
+    let error = model.chat(ChatPrompt::new(late), GenerateOptions::new()).err().unwrap();
+    assert!(error.to_string().contains("must be the first message"), "{error}");
 }

@@ -27,7 +27,7 @@ const EVALUATE_EVERY: usize = 500;
 #[derive(Debug, Args)]
 pub(crate) struct TrainDemo {
     /// Training steps of 1024 tokens.
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = 2600)]
     steps: usize,
 
     /// Seed of the text and of the initial weights.

@@ -1,4 +1,5 @@
 //! The embedded files are whole, small, and usable in place.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 

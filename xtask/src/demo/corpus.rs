@@ -30,6 +30,8 @@ pub(crate) enum Document {
 pub(crate) struct Turn {
     pub(crate) said: String,
     pub(crate) answer: String,
+    /// Whether the answer is a story.
+    pub(crate) is_story: bool,
 }
 
 const SYSTEM_MESSAGES: &[&str] = &[
@@ -56,8 +58,8 @@ impl Corpus {
     pub(crate) fn next_document(&mut self) -> Document {
         let random = &mut self.random;
         match random.below(100) {
-            0..5 => Document::Text(story(random).text),
-            5..9 => sentiment_completion(random),
+            0..7 => Document::Text(story(random).text),
+            7..11 => sentiment_completion(random),
             _ => {
                 let system = random.chance(15).then(|| random.pick(SYSTEM_MESSAGES));
                 let more = if random.chance(15) { 1 + random.below(2) } else { 0 };
@@ -90,23 +92,27 @@ pub(crate) fn held_out_story(random: &mut Random) -> stories::Story {
 
 fn turn(random: &mut Random) -> Turn {
     let source: fn(&mut Random) -> Instance = match random.below(100) {
-        0..32 => sentiment::draw,
-        32..65 => sums::draw,
-        65..87 => reversing::draw,
-        87..95 => colours::draw,
-        95..97 => {
+        0..31 => sentiment::draw,
+        31..61 => sums::draw,
+        61..85 => reversing::draw,
+        85..93 => colours::draw,
+        93..95 => {
             let (said, answer) = small_talk::draw(random);
-            return Turn { said, answer };
+            return Turn { said, answer, is_story: false };
         }
         _ => {
             let story = story(random);
-            return Turn { said: stories::request(&story, random), answer: story.text };
+            return Turn {
+                said: stories::request(&story, random),
+                answer: story.text,
+                is_story: true,
+            };
         }
     };
     loop {
         let instance = source(random);
         if !instance.is_held_out() {
-            return Turn { said: instance.prompt, answer: instance.answer };
+            return Turn { said: instance.prompt, answer: instance.answer, is_story: false };
         }
     }
 }

@@ -47,7 +47,11 @@ pub(crate) fn evaluate(
     // Questions of one length are one batch.
     let mut by_len: BTreeMap<usize, Vec<(Task, Weighted)>> = BTreeMap::new();
     for instance in held_out {
-        let turn = Turn { said: instance.prompt.clone(), answer: instance.answer.clone() };
+        let turn = Turn {
+            said: instance.prompt.clone(),
+            answer: instance.answer.clone(),
+            is_story: false,
+        };
         let chat = tokenize(&Document::Chat { system: None, turns: vec![turn] }, tokenizer)?;
         by_len.entry(chat.tokens.len()).or_default().push((instance.task, chat));
     }

@@ -55,9 +55,9 @@ a word of up to 16 letters in quotation marks is one token a letter.
 ## Training
 
 Text: short stories from a grammar; chats of the tasks below, with and without a system message,
-of one to three turns; a little small talk. The loss counts stories and answers, not questions.
-Sequences of 128 tokens, every sixteenth step of {CONTEXT}. AdamW, cosine schedule with warm-up,
-gradients clipped at norm 1.
+of one to three turns; a little small talk. The loss counts stories and answers, not questions;
+answers weigh more, and so do the pronouns and repeated names of stories. Sequences of 128 tokens,
+every sixteenth step of {CONTEXT}. AdamW, cosine schedule with warm-up, gradients clipped at norm 1.
 
 | | |
 |---|---|

@@ -3,15 +3,18 @@
 use tokenizers::Tokenizer;
 
 use super::corpus::{Corpus, Document};
+use super::stories::{is_name, is_pronoun};
 use super::tokenizer::{ASSISTANT, BOS, END, EOS, SYSTEM, USER, special_id};
 use crate::Result;
 
-/// What a token of an answer weighs in the loss, against 1 for a token of a
-/// story: answers are short, and every token of them is the point.
+/// What a token of an answer weighs in the loss, against 1 for most tokens of
+/// a story: answers are short, and every token of them is the point.
 const ANSWER_WEIGHT: f32 = 3.0;
 
-/// Answers longer than this are stories and weigh as such.
-const LONG_ANSWER: usize = 40;
+/// What a token of a story weighs that has to agree with what came before: a
+/// pronoun, and a name that is said again. They are few, and a story is one
+/// only if they are right.
+const AGREEMENT_WEIGHT: f32 = 4.0;
 
 /// Tokens, and what predicting each of them weighs (0: given, not learned).
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,12 +29,23 @@ impl Weighted {
         self.weights.push(weight);
     }
 
-    fn push_text(&mut self, tokenizer: &Tokenizer, text: &str, weight: f32) -> Result<usize> {
+    fn push_text(&mut self, tokenizer: &Tokenizer, text: &str, weight: f32) -> Result<()> {
         let encoding = tokenizer.encode_fast(text, false)?;
         for id in encoding.get_ids() {
             self.push(*id, weight);
         }
-        Ok(encoding.len())
+        Ok(())
+    }
+
+    fn push_story(&mut self, tokenizer: &Tokenizer, text: &str) -> Result<()> {
+        let encoding = tokenizer.encode(text, false)?;
+        for (id, token) in encoding.get_ids().iter().zip(encoding.get_tokens()) {
+            // `Ġ` is how byte-level BPE writes a space.
+            let word = token.trim_start_matches('Ġ');
+            let agrees = is_pronoun(word) || is_name(word) && self.tokens.contains(id);
+            self.push(*id, if agrees { AGREEMENT_WEIGHT } else { 1.0 });
+        }
+        Ok(())
     }
 }
 
@@ -41,7 +55,7 @@ pub(crate) fn tokenize(document: &Document, tokenizer: &Tokenizer) -> Result<Wei
     out.push(special_id(BOS), 0.0);
     match document {
         Document::Text(text) => {
-            out.push_text(tokenizer, text, 1.0)?;
+            out.push_story(tokenizer, text)?;
             out.push(special_id(EOS), 1.0);
         }
         Document::Completion { prompt, completion } => {
@@ -60,11 +74,12 @@ pub(crate) fn tokenize(document: &Document, tokenizer: &Tokenizer) -> Result<Wei
                 out.push_text(tokenizer, &turn.said, 0.0)?;
                 out.push(special_id(END), 0.0);
                 out.push(special_id(ASSISTANT), 0.0);
-                let start = out.tokens.len();
-                let len = out.push_text(tokenizer, &turn.answer, ANSWER_WEIGHT)?;
-                out.push(special_id(END), ANSWER_WEIGHT);
-                if len > LONG_ANSWER {
-                    out.weights[start..].fill(1.0);
+                if turn.is_story {
+                    out.push_story(tokenizer, &turn.answer)?;
+                    out.push(special_id(END), 1.0);
+                } else {
+                    out.push_text(tokenizer, &turn.answer, ANSWER_WEIGHT)?;
+                    out.push(special_id(END), ANSWER_WEIGHT);
                 }
             }
         }
@@ -172,11 +187,27 @@ mod tests {
     }
 
     #[test]
+    fn what_must_agree_weighs_more() {
+        let tokenizer = train(42).unwrap();
+        let text = "Once there was a fox called Tom. Tom was sad, and he cried. Lily came.";
+        let story = tokenize(&Document::Text(text.to_owned()), &tokenizer).unwrap();
+        let heavy: Vec<u32> = (story.tokens.iter().zip(&story.weights))
+            .filter(|(_, weight)| **weight == AGREEMENT_WEIGHT)
+            .map(|(id, _)| *id)
+            .collect();
+        assert_eq!(tokenizer.decode(&heavy, false).unwrap(), " Tom he");
+    }
+
+    #[test]
     fn a_chat_is_written_as_the_template_writes_it() {
         let tokenizer = train(42).unwrap();
         let document = Document::Chat {
             system: Some("Be kind."),
-            turns: vec![crate::demo::corpus::Turn { said: "Hi".into(), answer: "Hello!".into() }],
+            turns: vec![crate::demo::corpus::Turn {
+                said: "Hi".into(),
+                answer: "Hello!".into(),
+                is_story: false,
+            }],
         };
         let ids = tokenize(&document, &tokenizer).unwrap().tokens;
         let text = tokenizer.decode(&ids, false).unwrap();

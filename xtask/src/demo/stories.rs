@@ -31,6 +31,20 @@ const THINGS: &[&str] =
 const COLOURS: &[&str] = &["red", "blue", "green", "yellow", "white", "pink", "brown", "orange"];
 const FOODS: &[&str] = &["cake", "apple", "soup", "pie", "bread", "honey", "berry", "cookie"];
 
+const PRONOUNS: &[&str] = &["he", "she", "his", "her", "him"];
+
+/// Whether `word` stands for somebody of a story.
+pub(crate) fn is_pronoun(word: &str) -> bool {
+    PRONOUNS.contains(&word.to_lowercase().as_str())
+}
+
+/// Whether `word` names somebody or something of a story. Once it has been
+/// said, a story has to keep to it.
+pub(crate) fn is_name(word: &str) -> bool {
+    let lists = [GIRLS, BOYS, ANIMALS, THINGS, COLOURS, FOODS, &["girl", "boy"]];
+    lists.iter().any(|list| list.contains(&word))
+}
+
 /// A story with what it is about.
 #[derive(Clone, Debug)]
 pub(crate) struct Story {
