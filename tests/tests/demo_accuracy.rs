@@ -2,8 +2,6 @@
 //! same path as any chat: template, tokenizer, scheduler, CPU kernels.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-#![allow(clippy::unwrap_used, reason = "a test")]
-
 use std::collections::BTreeMap;
 
 use inference::prelude::*;

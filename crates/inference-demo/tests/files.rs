@@ -1,8 +1,6 @@
 //! The embedded files are whole, small, and usable in place.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-#![allow(clippy::unwrap_used, reason = "a test")]
-
 fn file(name: &str) -> &'static [u8] {
     inference_demo::FILES.iter().find(|(n, _)| *n == name).map(|(_, bytes)| *bytes).unwrap()
 }
