@@ -83,6 +83,9 @@ those of training.
 - English, and only the words and patterns of its grammar: other questions get fluent nonsense.
 - Sums of two digits 0 to 9 only. Words to reverse need quotation marks and have three to five
   letters.
+- Stories are fluent and end by themselves, but names and pronouns still slip, and a request for a
+  story about something is mostly ignored. A sentiment word that the grammar lacks can derail the
+  answer.
 - All training text is synthetic and harmless; the model knows nothing about the world.
 
 ## License
