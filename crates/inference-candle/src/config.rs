@@ -23,9 +23,9 @@ mod shared;
 mod smollm3;
 mod validate;
 
-use inference_core::{Error, Result};
+use inference_core::Result;
 
-pub(crate) use fields::Fields;
+pub(crate) use fields::{Fields, parse};
 pub use rope::{RopeScaling, RopeSpec};
 
 use crate::Activation;
@@ -231,9 +231,11 @@ impl DecoderConfig {
     /// [`ErrorKind::InvalidModel`](inference_core::ErrorKind::InvalidModel) for
     /// anything malformed or out of range, both naming the field.
     pub fn from_json(file: &str, json: &[u8]) -> Result<Self> {
-        let value: serde_json::Value = serde_json::from_slice(json)
-            .map_err(|e| Error::invalid_model(file, "the document", "valid JSON", e.to_string()))?;
-        let fields = Fields::new(file, &value)?;
+        Self::from_fields(&Fields::new(file, &parse(file, json)?)?)
+    }
+
+    /// As [`from_json`](Self::from_json), from the parsed file.
+    pub(crate) fn from_fields(fields: &Fields<'_>) -> Result<Self> {
         let Some(name) = fields.text("model_type")? else {
             return Err(fields.invalid("model_type", format!("one of {}", known())));
         };
@@ -248,8 +250,8 @@ impl DecoderConfig {
         if fields.get("quantization_config").is_some() {
             return Err(fields.unsupported("quantization_config", "f32, f16 and bf16 weights"));
         }
-        let config = map(&fields)?;
-        config.validate(file)?;
+        let config = map(fields)?;
+        config.validate(fields.file())?;
         Ok(config)
     }
 

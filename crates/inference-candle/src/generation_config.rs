@@ -1,9 +1,8 @@
 //! What `generation_config.json` says about sampling.
 
-use inference_core::{Error, GenerateOptions, Result};
-use serde_json::Value;
+use inference_core::{GenerateOptions, Result};
 
-use crate::config::Fields;
+use crate::config::{Fields, parse};
 
 /// The file's name.
 pub(crate) const FILE: &str = "generation_config.json";
@@ -40,8 +39,7 @@ impl GenerationConfig {
     /// [`InvalidModel`](inference_core::ErrorKind::InvalidModel) naming the
     /// field.
     pub(crate) fn read(json: &[u8]) -> Result<Self> {
-        let value: Value = serde_json::from_slice(json)
-            .map_err(|e| Error::invalid_model(FILE, "the document", "valid JSON", e.to_string()))?;
+        let value = parse(FILE, json)?;
         let fields = Fields::new(FILE, &value)?;
         let within =
             |name: &str, expected: &str, accept: fn(f64) -> bool| match fields.number(name)? {

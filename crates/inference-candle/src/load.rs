@@ -9,7 +9,7 @@ use inference_core::{
 use inference_engine::{EngineModel, EngineOptions, ModelParts};
 use inference_text::TextParts;
 
-use crate::config::Fields;
+use crate::config::{Fields, parse};
 use crate::generation_config::{self, GenerationConfig};
 use crate::kv_plan::KvPlan;
 use crate::{
@@ -69,8 +69,9 @@ pub fn load_model(
     engine.validate()?;
 
     let files = ModelFiles::new(source)?;
-    let json = files.read_required(CONFIG)?;
-    let config = DecoderConfig::from_json(CONFIG, &json)?;
+    let json = parse(CONFIG, &files.read_required(CONFIG)?)?;
+    let fields = Fields::new(CONFIG, &json)?;
+    let config = DecoderConfig::from_fields(&fields)?;
     refuse_layers(backend, options, &config, &*ops)?;
     let text = TextParts::load(|name| files.read(name))?;
     check_vocabulary(&text, &config)?;
@@ -78,7 +79,7 @@ pub fn load_model(
         Some(json) => GenerationConfig::read(&json)?,
         None => GenerationConfig::default(),
     };
-    let eos = end_of_sequence(&text, &generation, &config, &json)?;
+    let eos = end_of_sequence(&text, &generation, &config, &fields)?;
     let plan = KvPlan::new(&config, options, engine.max_batch)?;
 
     let report = |event: ProgressEvent| {
@@ -196,13 +197,8 @@ fn end_of_sequence(
     text: &TextParts,
     generation: &GenerationConfig,
     config: &DecoderConfig,
-    json: &[u8],
+    fields: &Fields<'_>,
 ) -> Result<Vec<TokenId>> {
-    let malformed = |e: serde_json::Error| {
-        Error::invalid_model(CONFIG, "the document", "valid JSON", e.to_string())
-    };
-    let value: serde_json::Value = serde_json::from_slice(json).map_err(malformed)?;
-    let fields = Fields::new(CONFIG, &value)?;
     let (file, ids) = match fields.get("eos_token_id") {
         Some(_) if !generation.has_eos => (CONFIG, fields.token_ids("eos_token_id")?),
         _ => (generation_config::FILE, text.eos_ids.clone()),

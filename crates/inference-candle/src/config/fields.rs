@@ -10,6 +10,12 @@ const MAX_SIZE: u64 = 1 << 21;
 /// The largest context length that is accepted; positions are exact in f32.
 const MAX_CONTEXT: u64 = 1 << 24;
 
+/// Parses a model's JSON file; `file` names it in errors.
+pub(crate) fn parse(file: &str, json: &[u8]) -> Result<Value> {
+    serde_json::from_slice(json)
+        .map_err(|e| Error::invalid_model(file, "the document", "valid JSON", e.to_string()))
+}
+
 /// A JSON object of a model's file.
 #[derive(Clone, Debug)]
 pub(crate) struct Fields<'a> {
