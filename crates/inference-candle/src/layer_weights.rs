@@ -10,6 +10,7 @@ use crate::mlp_block::{GatedMlp, Mlp};
 use crate::moe::Moe;
 use crate::{
     DecoderConfig, LayerSpec, Linear, MlpSpec, NormLayout, Ops, QkNorm, Weight, WeightSource,
+    WeightType,
 };
 
 /// The weights of a decoder.
@@ -147,14 +148,15 @@ impl Finder<'_> {
                 format!("shape {:?}", weight.shape()),
             ));
         }
-        if !matches!(weight.dtype(), DType::F32 | DType::F16 | DType::BF16) {
+        if let WeightType::Dense(dtype) = weight.kind()
+            && !matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
+        {
             let what = format!("type of tensor `{name}`");
-            let found = format!("{:?}", weight.dtype());
+            let found = format!("{dtype:?}");
             return Err(Error::unsupported_model("weights", what, found, "F32, F16, BF16"));
         }
-        let elements = weight.elem_count() as u64;
-        self.parameters = self.parameters.saturating_add(elements);
-        self.bytes += elements * weight.dtype().size_in_bytes() as u64;
+        self.parameters = self.parameters.saturating_add(weight.elem_count() as u64);
+        self.bytes = self.bytes.saturating_add(weight.stored_bytes());
         Ok(weight)
     }
 

@@ -164,5 +164,5 @@ pub use ops::{Activation, AttentionSpec, BatchView, Linear, Ops};
 pub use reference::ReferenceOps;
 pub use rope::{Rope, RopeAngles};
 pub use runner::CandleRunner;
-pub use weight::{Weight, WeightBytes};
+pub use weight::{RowCodec, Weight, WeightBytes, WeightType};
 pub use weights::{SafetensorsFiles, TensorWeights, WeightSource};

@@ -227,6 +227,6 @@ fn info(backend: &str, decoder: &Decoder, context_len: usize) -> ModelInfo {
     info.head_dim = config.head_dim;
     info.context_len = context_len;
     info.parameters = decoder.parameters();
-    info.weight_dtype = decoder.embedding().dtype().as_str().to_owned();
+    info.weight_dtype = decoder.embedding().kind().to_string();
     info
 }

@@ -30,7 +30,7 @@ impl Norm {
     ) -> Result<Self> {
         let error = |e| Error::engine(format!("norm `{}`", weight.name()), e);
         let mut tensor = weight.to_tensor(ops.device())?.to_dtype(DType::F32).map_err(error)?;
-        let stored = weight.bytes().is_some();
+        let stored = weight.as_tensor().is_none();
         if stored && unit_offset {
             tensor = (tensor + 1.0).map_err(error)?;
         }

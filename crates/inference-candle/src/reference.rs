@@ -68,27 +68,18 @@ pub fn embedding(device: &Device, table: &Weight, ids: &[u32]) -> Result<Tensor>
     if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
         return Err(Error::engine_message(format!("token id {id} in a vocabulary of {vocab}")));
     }
-    let Some(bytes) = table.bytes() else {
+    if let Some(table) = table.as_tensor() {
         let gather = || -> CandleResult<Tensor> {
-            let ids = Tensor::new(ids, device)?;
-            table_tensor(table, device)?.index_select(&ids, 0)?.to_dtype(DType::F32)
+            table.index_select(&Tensor::new(ids, device)?, 0)?.to_dtype(DType::F32)
         };
         return gather().map_err(context("embedding"));
-    };
-    // Only the rows in use leave the file.
-    let row_bytes = hidden * table.dtype().size_in_bytes();
-    let mut rows = Vec::with_capacity(ids.len() * row_bytes);
-    for id in ids {
-        let start = *id as usize * row_bytes;
-        rows.extend_from_slice(bytes.get(start..start + row_bytes).unwrap_or_default());
     }
-    Tensor::from_raw_buffer(&rows, table.dtype(), &[ids.len(), hidden], device)
-        .and_then(|rows| rows.to_dtype(DType::F32))
-        .map_err(context("embedding"))
-}
-
-fn table_tensor(table: &Weight, device: &Device) -> CandleResult<Tensor> {
-    table.to_tensor(device).map_err(candle_core::Error::wrap)
+    // Only the rows in use leave the file.
+    let mut rows = vec![0.0; ids.len() * hidden];
+    for (id, row) in ids.iter().zip(rows.chunks_exact_mut(hidden.max(1))) {
+        table.decode_rows(*id as usize, row)?;
+    }
+    Tensor::from_vec(rows, (ids.len(), hidden), device).map_err(context("embedding"))
 }
 
 /// `x / sqrt(mean(x²) + eps) * weight` over the last dimension. Zhang &

@@ -5,7 +5,9 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use half::{bf16, f16};
-use inference_candle::{Activation, AttentionSpec, BatchView, KvLayout, Ops, ReferenceOps, Weight};
+use inference_candle::{
+    Activation, AttentionSpec, BatchView, KvLayout, Ops, ReferenceOps, Weight, WeightType,
+};
 use inference_core::KvDtype;
 use inference_engine::StepSequence;
 use proptest::prelude::*;
@@ -211,7 +213,13 @@ fn stored(values: &[f32], shape: &[usize], dtype: DType) -> (Weight, Vec<f32>) {
         _ => (values.iter().flat_map(|v| v.to_le_bytes()).collect(), values.to_vec()),
     };
     let range = 0..bytes.len();
-    let weight = Weight::stored("w", shape.to_vec(), dtype, std::sync::Arc::new(bytes), range);
+    let weight = Weight::stored(
+        "w",
+        shape.to_vec(),
+        WeightType::Dense(dtype),
+        std::sync::Arc::new(bytes),
+        range,
+    );
     (weight.unwrap(), held)
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Capabilities, LoadOptions, ModelSource, Result, TextModel};
+use crate::{Capabilities, DiscoveredModel, LoadOptions, ModelSource, Result, TextModel};
 
 /// A device that a backend found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,6 +97,19 @@ pub trait Backend: Send + Sync {
     /// What it can do. Whatever is declared usable is executed by the
     /// conformance suite.
     fn capabilities(&self) -> Capabilities;
+
+    /// Whether it could load a model that is described by its headers alone;
+    /// whether the device has memory for it is not asked. By default nothing
+    /// is refused beforehand.
+    ///
+    /// # Errors
+    ///
+    /// [`UnsupportedModel`](crate::ErrorKind::UnsupportedModel) naming the
+    /// format, architecture or quantization.
+    fn accepts(&self, model: &DiscoveredModel) -> Result<()> {
+        let _ = model;
+        Ok(())
+    }
 
     /// Loads a model.
     ///

@@ -267,7 +267,7 @@ pub use completion::{Completion, FinishReason, GenerateMetrics, ModelMetrics};
 pub use error::{Error, ErrorKind, Result, Source};
 pub use generate_options::{DEFAULT_MAX_TOKENS, GenerateOptions};
 pub use info::{DiscoveredModel, ModelInfo, Quantization};
-pub use load_options::{EmbeddedFiles, KvDtype, LoadOptions, ModelSource, QuantizeType};
+pub use load_options::{EmbeddedFiles, KvDtype, LoadOptions, ModelSource, Precision, QuantizeType};
 pub use message::{ChatPrompt, Message, Prompt, RawJson, Role};
 pub use model::{LogitRows, PromptLogits, Scorer, TextModel};
 pub use probe::ProbeBus;

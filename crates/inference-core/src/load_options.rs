@@ -125,6 +125,16 @@ named_types! {
     Q6K = "q6_k";
 }
 
+named_types! {
+    /// How products with quantized weights are computed. Dense weights are
+    /// computed in f32 either way.
+    Precision, "precision":
+    /// Activations are quantized too, to 8 bits per block, as llama.cpp does.
+    Fast = "fast";
+    /// Weights are dequantized block by block and activations stay f32.
+    Exact = "exact";
+}
+
 /// Options of loading a model. Every field is optional; an option that a
 /// backend cannot honour is refused by name, never ignored.
 ///
@@ -157,6 +167,9 @@ pub struct LoadOptions {
     pub adapter_path: Option<PathBuf>,
     /// Quantize dense weights to this type while loading.
     pub quantize: Option<QuantizeType>,
+    /// How products with quantized weights are computed. Default:
+    /// [`Precision::Fast`].
+    pub precision: Option<Precision>,
     /// How keys and values are stored. Default: the backend's.
     pub kv_dtype: Option<KvDtype>,
     /// Bytes for keys and values, fixed at load. Default: what
@@ -220,6 +233,13 @@ impl LoadOptions {
     #[must_use]
     pub fn with_quantize(mut self, quantize: QuantizeType) -> Self {
         self.quantize = Some(quantize);
+        self
+    }
+
+    /// Sets how products with quantized weights are computed.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = Some(precision);
         self
     }
 

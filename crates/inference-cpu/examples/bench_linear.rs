@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
-use inference_candle::{Ops, Weight};
+use inference_candle::{Ops, Weight, WeightType};
 use inference_core::Result;
 use inference_cpu::{CpuOps, CpuOptions};
 
@@ -61,7 +61,7 @@ fn weight(values: &[f32], dtype: DType) -> Result<Weight> {
     };
     let range = 0..bytes.len();
     let words = bytes.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
-    Weight::stored("w", vec![OUT, IN], dtype, Arc::new(Bytes(words)), range)
+    Weight::stored("w", vec![OUT, IN], WeightType::Dense(dtype), Arc::new(Bytes(words)), range)
 }
 
 #[expect(clippy::print_stdout, reason = "a benchmark prints its results")]

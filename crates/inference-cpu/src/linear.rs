@@ -4,7 +4,7 @@ use std::fmt;
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
-use inference_candle::{Linear, Weight};
+use inference_candle::{Linear, Weight, WeightType};
 use inference_core::{Error, Result};
 
 use crate::kernels::{Element, Kernels, LANES, LinearArgs, PANEL_FEATURES, panel_scratch_len};
@@ -41,13 +41,14 @@ impl CpuLinear {
                 "weights",
                 format!("tensor `{}`", weight.name()),
                 expected,
-                format!("{:?} {:?}", weight.dtype(), weight.shape()),
+                format!("{} {:?}", weight.kind(), weight.shape()),
             ))
         };
         let &[out_features, in_features] = weight.shape() else {
             return invalid(weight, "a matrix");
         };
-        if !matches!(weight.dtype(), DType::F32 | DType::F16 | DType::BF16) {
+        let kinds = [DType::F32, DType::F16, DType::BF16].map(WeightType::Dense);
+        if !kinds.contains(&weight.kind()) {
             return invalid(weight, "f32, f16 or bf16");
         }
         let bias = match bias {
@@ -142,9 +143,9 @@ impl Linear for CpuLinear {
         let x = x.elements()?;
         let x = x.f32()?;
         let out = match self.weight.bytes() {
-            Some(bytes) => match self.weight.dtype() {
-                DType::F32 => self.compute_bytes::<f32>(x, bytes)?,
-                DType::F16 => self.compute_bytes::<f16>(x, bytes)?,
+            Some(bytes) => match self.weight.kind() {
+                WeightType::Dense(DType::F32) => self.compute_bytes::<f32>(x, bytes)?,
+                WeightType::Dense(DType::F16) => self.compute_bytes::<f16>(x, bytes)?,
                 _ => self.compute_bytes::<bf16>(x, bytes)?,
             },
             // A tensor that somebody else owns and may change: read every time.

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
-use half::{bf16, f16};
+use candle_core::{Device, Tensor};
 use inference_candle::{
     Activation, AttentionSpec, BatchView, KvCache, KvLayout, Linear, Ops, Weight,
 };
@@ -93,27 +92,19 @@ impl Ops for CpuOps {
             return Err(shapes("embedding", &[table.shape()]));
         };
         let mut out = vec![0.0f32; ids.len() * hidden];
-        match table.bytes() {
-            Some(bytes) => match table.dtype() {
-                DType::F32 => gather_bytes::<f32>(table, bytes, ids, &mut out)?,
-                DType::F16 => gather_bytes::<f16>(table, bytes, ids, &mut out)?,
-                DType::BF16 => gather_bytes::<bf16>(table, bytes, ids, &mut out)?,
-                other => {
-                    return Err(Error::invalid_model(
-                        "weights",
-                        format!("tensor `{}`", table.name()),
-                        "f32, f16 or bf16",
-                        format!("{other:?}"),
-                    ));
-                }
-            },
-            None => {
-                let rows = Contiguous::new(&table.to_tensor(&Device::Cpu)?, "embedding table")?;
+        match table.as_tensor() {
+            Some(table) => {
+                let rows = Contiguous::new(table, "embedding table")?;
                 let rows = rows.elements()?;
                 match rows.any()? {
                     AnyFloats::F32(rows) => gather(rows, ids, hidden, &mut out)?,
                     AnyFloats::F16(rows) => gather(rows, ids, hidden, &mut out)?,
                     AnyFloats::Bf16(rows) => gather(rows, ids, hidden, &mut out)?,
+                }
+            }
+            None => {
+                for (id, out) in ids.iter().zip(out.chunks_exact_mut(hidden.max(1))) {
+                    table.decode_rows(*id as usize, out)?;
                 }
             }
         }
@@ -269,17 +260,6 @@ impl Ops for CpuOps {
         let sums = x.iter().zip(y).map(|(x, y)| x + y * scale);
         tensor(sums.collect(), shape)
     }
-}
-
-fn gather_bytes<T: Element>(
-    table: &Weight,
-    bytes: &[u8],
-    ids: &[u32],
-    out: &mut [f32],
-) -> Result<()> {
-    let rows = bytemuck::try_cast_slice::<u8, T>(bytes)
-        .map_err(|error| Error::engine_message(format!("tensor `{}`: {error}", table.name())))?;
-    gather(rows, ids, table.shape().last().copied().unwrap_or(0), out)
 }
 
 /// Copies rows of `[vocab, hidden]`, widened.

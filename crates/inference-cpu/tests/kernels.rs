@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
-use inference_candle::{Activation, Ops, ReferenceOps, Weight};
+use inference_candle::{Activation, Ops, ReferenceOps, Weight, WeightType};
 use inference_cpu::{CpuOps, CpuOptions, Tier};
 use proptest::prelude::*;
 
@@ -82,7 +82,7 @@ fn stored(values: &[f32], shape: &[usize], dtype: DType, skip: usize) -> Weight 
     bytes.resize(bytes.len().next_multiple_of(8), 0xFF);
     let words = bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().unwrap()));
     let bytes = Arc::new(Aligned(words.collect()));
-    Weight::stored("w", shape.to_vec(), dtype, bytes, range).unwrap()
+    Weight::stored("w", shape.to_vec(), WeightType::Dense(dtype), bytes, range).unwrap()
 }
 
 fn dtypes() -> impl Strategy<Value = DType> {

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Result as CandleResult, Tensor};
 use inference_core::{Error, Result};
 
 use super::context;
-use crate::{Linear, Weight};
+use crate::{Linear, Weight, WeightType};
 
 /// Elements of a narrow weight that are widened at a time.
 const WIDEN_BLOCK: usize = 1 << 20;
@@ -34,7 +34,8 @@ pub fn linear(device: &Device, weight: &Weight, bias: Option<&Weight>) -> Result
         return Err(misfit(weight, "a matrix [out, in]"));
     };
     for weight in [Some(weight), bias].into_iter().flatten() {
-        if !matches!(weight.dtype(), DType::F32 | DType::F16 | DType::BF16) {
+        let kinds = [DType::F32, DType::F16, DType::BF16].map(WeightType::Dense);
+        if !kinds.contains(&weight.kind()) {
             return Err(misfit(weight, "f32, f16 or bf16"));
         }
     }
@@ -52,7 +53,7 @@ pub fn linear(device: &Device, weight: &Weight, bias: Option<&Weight>) -> Result
 }
 
 fn misfit(weight: &Weight, expected: &str) -> Error {
-    let found = format!("{:?} {:?}", weight.dtype(), weight.shape());
+    let found = format!("{} {:?}", weight.kind(), weight.shape());
     Error::invalid_model("weights", format!("tensor `{}`", weight.name()), expected, found)
 }
 

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{WeightSource, missing};
 use crate::files::ModelFiles;
-use crate::{Weight, WeightBytes};
+use crate::{Weight, WeightBytes, WeightType};
 
 /// The largest header that is read; the format's own limit.
 const MAX_HEADER: u64 = 100_000_000;
@@ -138,7 +138,7 @@ impl WeightSource for SafetensorsFiles {
             }
         };
         let (bytes, range) = aligned(&entry.bytes, entry.range.clone(), dtype);
-        Weight::stored(name, entry.shape.clone(), dtype, bytes, range)
+        Weight::stored(name, entry.shape.clone(), WeightType::Dense(dtype), bytes, range)
     }
 }
 
