@@ -28,6 +28,8 @@ pub enum ErrorKind {
     UnknownBackend,
     /// The named backend exists but cannot run on this machine.
     BackendUnavailable,
+    /// No model of the name is on this machine, or on the hub.
+    ModelNotFound,
     /// A model's files are missing, malformed or inconsistent.
     InvalidModel,
     /// The model is well formed, but this software does not implement it.
@@ -44,6 +46,8 @@ pub enum ErrorKind {
     Closed,
     /// Reading or writing failed.
     Io,
+    /// A server could not be reached, refused, or broke off.
+    Network,
     /// The engine or device failed while it was computing.
     Engine,
 }
@@ -57,6 +61,7 @@ impl ErrorKind {
             Self::NoBackendAvailable => "no_backend_available",
             Self::UnknownBackend => "unknown_backend",
             Self::BackendUnavailable => "backend_unavailable",
+            Self::ModelNotFound => "model_not_found",
             Self::InvalidModel => "invalid_model",
             Self::UnsupportedModel => "unsupported_model",
             Self::Unsupported => "unsupported",
@@ -65,6 +70,7 @@ impl ErrorKind {
             Self::Exhausted => "exhausted",
             Self::Closed => "closed",
             Self::Io => "io",
+            Self::Network => "network",
             Self::Engine => "engine",
         }
     }
@@ -111,6 +117,14 @@ pub enum Error {
         model: String,
         /// The cause; its kind is this error's kind.
         source: Box<Error>,
+    },
+
+    /// A name stands for no model.
+    ModelNotFound {
+        /// The name that was asked for.
+        model: String,
+        /// What would help, one clause.
+        hint: String,
     },
 
     /// A model's file, field or tensor is missing, malformed or inconsistent.
@@ -196,6 +210,16 @@ pub enum Error {
         source: Arc<std::io::Error>,
     },
 
+    /// A server could not be reached, refused, or broke off.
+    Network {
+        /// What was asked for; without credentials.
+        url: String,
+        /// What went wrong, one clause.
+        problem: String,
+        /// The cause, where there is one.
+        source: Option<Source>,
+    },
+
     /// The engine or device failed while computing.
     Engine {
         /// What was being computed.
@@ -215,6 +239,7 @@ impl Error {
             Self::UnknownBackend { .. } => ErrorKind::UnknownBackend,
             Self::BackendUnavailable { .. } => ErrorKind::BackendUnavailable,
             Self::Load { source, .. } => source.kind(),
+            Self::ModelNotFound { .. } => ErrorKind::ModelNotFound,
             Self::InvalidModel { .. } => ErrorKind::InvalidModel,
             Self::UnsupportedModel { .. } => ErrorKind::UnsupportedModel,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
@@ -223,8 +248,14 @@ impl Error {
             Self::Exhausted { .. } => ErrorKind::Exhausted,
             Self::Closed => ErrorKind::Closed,
             Self::Io { .. } => ErrorKind::Io,
+            Self::Network { .. } => ErrorKind::Network,
             Self::Engine { .. } => ErrorKind::Engine,
         }
+    }
+
+    /// A name that stands for no model, and what would help.
+    pub fn model_not_found(model: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::ModelNotFound { model: model.into(), hint: hint.into() }
     }
 
     /// A malformed or inconsistent model file.
@@ -296,6 +327,11 @@ impl Error {
         Self::Io { path: path.into(), action, source: Arc::new(source) }
     }
 
+    /// A server that could not be reached, refused, or broke off.
+    pub fn network(url: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Network { url: url.into(), problem: problem.into(), source: None }
+    }
+
     /// A failure while computing, with its cause.
     pub fn engine(
         context: impl Into<String>,
@@ -331,6 +367,7 @@ impl fmt::Display for Error {
             Self::Load { backend, model, .. } => {
                 write!(f, "backend `{backend}` could not load {model}")
             }
+            Self::ModelNotFound { model, hint } => write!(f, "no model `{model}`: {hint}"),
             Self::InvalidModel { file, what, expected, found } => {
                 write!(f, "{file}: {what}: expected {expected}, found {found}")
             }
@@ -354,6 +391,7 @@ impl fmt::Display for Error {
             }
             Self::Closed => f.write_str("the model is closed"),
             Self::Io { path, action, .. } => write!(f, "{}: {action} failed", path.display()),
+            Self::Network { url, problem, .. } => write!(f, "{url}: {problem}"),
             Self::Engine { context, .. } => f.write_str(context),
         }
     }
@@ -364,7 +402,8 @@ impl std::error::Error for Error {
         match self {
             Self::Load { source, .. } => Some(source.as_ref()),
             Self::Io { source, .. } => Some(source.as_ref()),
-            Self::Engine { source: Some(source), .. } => Some(source.as_ref()),
+            Self::Network { source: Some(source), .. }
+            | Self::Engine { source: Some(source), .. } => Some(source.as_ref()),
             _ => None,
         }
     }

@@ -63,7 +63,10 @@ pub struct ModelInfo {
 #[cfg_attr(feature = "serde", serde(default))]
 #[non_exhaustive]
 pub struct DiscoveredModel {
-    /// The folder or file.
+    /// What to call it: a folder's or file's name or, in a store of another
+    /// tool, the name by which that tool and `--model` know it.
+    pub name: String,
+    /// The folder or file; the first one of a split file.
     pub path: PathBuf,
     /// `safetensors`, `gguf`, `peft` or `mlx-lm`.
     pub format: String,
@@ -75,12 +78,21 @@ pub struct DiscoveredModel {
     pub bytes: u64,
     /// The weights' type or quantization, for example `bf16` or `Q4_K_M`.
     pub dtype: Option<String>,
+    /// How a safetensors model is quantized, as its `config.json` names the
+    /// method (`gptq`, `awq`, `fp8`, …); `mlx` where it names none.
+    pub quant_method: Option<String>,
+    /// Bits and group of a quantized safetensors model, where it says them.
+    pub quantization: Option<Quantization>,
     /// Longest sequence the model was made for, in tokens.
     pub context_len: Option<usize>,
     /// The license, where the files say it.
     pub license: Option<String>,
     /// Whether a chat template is present.
     pub has_chat_template: bool,
+    /// Whether it is an adapter for another model, not a model of its own.
+    pub is_adapter: bool,
+    /// The model that an adapter is for, where its files say it.
+    pub base_model: Option<String>,
     /// Backends that could load it, or why not: name and reason, `None` = can.
     pub backends: Vec<(String, Option<String>)>,
 }

@@ -43,6 +43,16 @@ fn messages_name_the_thing_what_was_expected_and_what_was_found() {
             ErrorKind::Exhausted,
             "context (tokens) exhausted: 5000 needed, 4096 available",
         ),
+        (
+            Error::model_not_found("org/name", "`inference pull org/name` downloads it"),
+            ErrorKind::ModelNotFound,
+            "no model `org/name`: `inference pull org/name` downloads it",
+        ),
+        (
+            Error::network("http://hub/api", "the connection was reset"),
+            ErrorKind::Network,
+            "http://hub/api: the connection was reset",
+        ),
         (Error::Closed, ErrorKind::Closed, "the model is closed"),
         (Error::engine_message("NaN in layer 3"), ErrorKind::Engine, "NaN in layer 3"),
     ];
@@ -90,6 +100,8 @@ fn kinds_have_the_names_of_their_variants_in_snake_case() {
         ErrorKind::Exhausted,
         ErrorKind::Closed,
         ErrorKind::Io,
+        ErrorKind::ModelNotFound,
+        ErrorKind::Network,
         ErrorKind::Engine,
     ] {
         let mut name = String::new();
