@@ -6,7 +6,7 @@ use std::sync::Arc;
 use inference_core::{EmbeddedFiles, Error, ModelSource, Result};
 
 use crate::WeightBytes;
-use crate::weights::map_file;
+use inference_gguf::map_file;
 
 /// The largest configuration file that is read.
 const MAX_READ: u64 = 256 << 20;

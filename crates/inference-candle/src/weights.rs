@@ -1,6 +1,5 @@
 //! Where weights come from.
 
-mod mapped_file;
 mod safetensors_file;
 
 use std::collections::HashMap;
@@ -8,7 +7,6 @@ use std::collections::HashMap;
 use candle_core::Tensor;
 use inference_core::{Error, Result};
 
-pub(crate) use mapped_file::map_file;
 pub use safetensors_file::SafetensorsFiles;
 
 use crate::Weight;
