@@ -28,7 +28,7 @@ use inference_core::Result;
 pub(crate) use fields::{Fields, parse};
 pub use rope::{RopeScaling, RopeSpec};
 
-use crate::Activation;
+use crate::{Activation, QuantizationScheme};
 
 /// A decoder, described completely.
 #[derive(Clone, Debug, PartialEq)]
@@ -247,9 +247,8 @@ impl DecoderConfig {
         if !classes.is_empty() && !classes.contains(class) {
             return Err(fields.unsupported("architectures", *class));
         }
-        if fields.get("quantization_config").is_some() {
-            return Err(fields.unsupported("quantization_config", "f32, f16 and bf16 weights"));
-        }
+        // Refused here where the method is not implemented.
+        QuantizationScheme::from_fields(fields)?;
         let config = map(fields)?;
         config.validate(fields.file())?;
         Ok(config)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use inference_core::{EmbeddedFiles, Error, ModelSource, Result};
 
 use crate::WeightBytes;
-use inference_gguf::map_file;
+use crate::weights::{MappedBytes, map_file};
 
 /// The largest configuration file that is read.
 const MAX_READ: u64 = 256 << 20;
@@ -115,9 +115,16 @@ impl ModelFiles {
     ///
     /// As [`read_required`](Self::read_required).
     pub fn map(&self, name: &str) -> Result<WeightBytes> {
+        Ok(Arc::clone(self.map_releasable(name)?.shared()))
+    }
+
+    /// As [`map`](Self::map), with the means to drop pages that were read.
+    pub(crate) fn map_releasable(&self, name: &str) -> Result<MappedBytes> {
         let missing = || Error::invalid_model(self.name(), name, "a file", "nothing");
         match &self.place {
-            Place::Embedded(_) => Ok(Arc::new(self.embedded(name).ok_or_else(missing)?)),
+            Place::Embedded(_) => {
+                Ok(MappedBytes::fixed(Arc::new(self.embedded(name).ok_or_else(missing)?)))
+            }
             Place::Folder(folder) => {
                 let path = folder.join(name);
                 if !path.is_file() {

@@ -13,7 +13,8 @@ use crate::config::{Fields, parse};
 use crate::generation_config::{self, GenerationConfig};
 use crate::kv_plan::KvPlan;
 use crate::{
-    CandleRunner, Decoder, DecoderConfig, ModelFiles, Ops, ReferenceOps, SafetensorsFiles,
+    CandleRunner, Decoder, DecoderConfig, ModelFiles, Ops, QuantizationScheme, QuantizedWeights,
+    ReferenceOps, SafetensorsFiles, WeightSource,
 };
 
 /// The name of the model's description.
@@ -90,11 +91,11 @@ pub fn load_model(
     for message in plan.note.clone().into_iter().chain(generation.notes) {
         report(ProgressEvent::Note { message });
     }
-    let weights = SafetensorsFiles::open(&files)?;
+    let weights = open_weights(&files, &fields)?;
     let phase = "load weights";
     let total = Some(config.num_layers() as u64);
     report(ProgressEvent::Started { phase: phase.to_owned(), total, unit: "layers" });
-    let decoder = Decoder::with_progress(config, &weights, Arc::clone(&ops), &mut |done| {
+    let decoder = Decoder::with_progress(config, &*weights, Arc::clone(&ops), &mut |done| {
         report(ProgressEvent::Advanced { phase: phase.to_owned(), done: done as u64 });
     })?;
     let cache = ops.kv_cache(&plan.layout)?;
@@ -145,6 +146,15 @@ pub fn load_on_device(
         }
     }
     load_model(backend, source, options, Arc::new(ReferenceOps::new(open()?)))
+}
+
+/// The weights of safetensors files, quantized or not.
+fn open_weights(files: &ModelFiles, fields: &Fields<'_>) -> Result<Box<dyn WeightSource>> {
+    let stored = SafetensorsFiles::open(files)?;
+    Ok(match QuantizationScheme::from_fields(fields)? {
+        Some(scheme) => Box::new(QuantizedWeights::new(stored, scheme)),
+        None => Box::new(stored),
+    })
 }
 
 /// Refuses what no backend on Candle implements.

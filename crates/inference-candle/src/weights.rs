@@ -1,5 +1,6 @@
 //! Where weights come from.
 
+mod mapped_file;
 mod safetensors_file;
 
 use std::collections::HashMap;
@@ -7,7 +8,9 @@ use std::collections::HashMap;
 use candle_core::Tensor;
 use inference_core::{Error, Result};
 
+pub(crate) use mapped_file::{MappedBytes, map_file};
 pub use safetensors_file::SafetensorsFiles;
+pub(crate) use safetensors_file::{ElementType, RawTensor};
 
 use crate::Weight;
 
@@ -67,6 +70,6 @@ impl WeightSource for TensorWeights {
 }
 
 /// The error that `file` lacks a tensor.
-fn missing(file: &str, name: &str) -> Error {
+pub(crate) fn missing(file: &str, name: &str) -> Error {
     Error::invalid_model(file, format!("tensor `{name}`"), "present", "nothing")
 }

@@ -113,7 +113,11 @@ fn an_unknown_architecture_is_refused_with_the_known_ones() {
 #[test]
 fn features_that_are_not_implemented_are_refused_by_field() {
     for (kind, changes, field) in [
-        ("llama", json!({"quantization_config": {"quant_method": "awq"}}), "quantization_config"),
+        (
+            "llama",
+            json!({"quantization_config": {"quant_method": "bitsandbytes"}}),
+            "quantization_config.quant_method",
+        ),
         ("llama", json!({"architectures": ["LlamaForSequenceClassification"]}), "architectures"),
         ("llama", json!({"hidden_act": "mish"}), "hidden_act"),
         ("llama", json!({"rope_scaling": {"rope_type": "xpos", "factor": 2}}), "rope_type"),

@@ -47,6 +47,11 @@ impl<'a> Fields<'a> {
         self.map.contains_key(name)
     }
 
+    /// All fields.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        self.map.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
     /// The error that the field does not hold what it should.
     pub(crate) fn invalid(&self, name: &str, expected: impl Into<String>) -> Error {
         let found = self.map.get(name).map_or_else(|| "nothing".to_owned(), shorten);

@@ -1,4 +1,4 @@
-//! The affine map on dense weights.
+//! The affine map on dense and on quantized weights.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use inference_core::{Error, Result};
 use super::context;
 use crate::{Linear, Weight, WeightType};
 
-/// Elements of a narrow weight that are widened at a time.
+/// Elements of a narrow or quantized weight that are widened at a time.
 const WIDEN_BLOCK: usize = 1 << 20;
 
 /// A dense affine map whose weight stays in its stored type on the device.
@@ -26,7 +26,7 @@ pub struct DenseLinear {
 /// # Errors
 ///
 /// [`ErrorKind::InvalidModel`](inference_core::ErrorKind::InvalidModel) for
-/// shapes that do not fit or a type other than f32, f16 and bf16;
+/// shapes that do not fit or a dense type other than f32, f16 and bf16;
 /// [`ErrorKind::Engine`](inference_core::ErrorKind::Engine) where the device
 /// refuses.
 pub fn linear(device: &Device, weight: &Weight, bias: Option<&Weight>) -> Result<Arc<dyn Linear>> {
@@ -34,8 +34,9 @@ pub fn linear(device: &Device, weight: &Weight, bias: Option<&Weight>) -> Result
         return Err(misfit(weight, "a matrix [out, in]"));
     };
     for weight in [Some(weight), bias].into_iter().flatten() {
-        let kinds = [DType::F32, DType::F16, DType::BF16].map(WeightType::Dense);
-        if !kinds.contains(&weight.kind()) {
+        if let WeightType::Dense(dtype) = weight.kind()
+            && !matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
+        {
             return Err(misfit(weight, "f32, f16 or bf16"));
         }
     }
@@ -48,6 +49,10 @@ pub fn linear(device: &Device, weight: &Weight, bias: Option<&Weight>) -> Result
         }
         None => None,
     };
+    if !matches!(weight.kind(), WeightType::Dense(_)) {
+        let (weight, device) = (weight.clone(), device.clone());
+        return Ok(Arc::new(DecodedLinear { weight, bias, device }));
+    }
     let name = weight.name().to_owned();
     Ok(Arc::new(DenseLinear { name, weight: weight.to_tensor(device)?, bias }))
 }
@@ -98,5 +103,54 @@ impl Linear for DenseLinear {
 impl fmt::Debug for DenseLinear {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "DenseLinear({} {:?})", self.name, self.weight.shape())
+    }
+}
+
+/// An affine map whose weight stays quantized: a block of rows is decoded at
+/// a time, on the host, for every call.
+struct DecodedLinear {
+    /// `[out, in]`.
+    weight: Weight,
+    /// `[out]`, f32.
+    bias: Option<Tensor>,
+    device: Device,
+}
+
+impl Linear for DecodedLinear {
+    fn in_features(&self) -> usize {
+        self.weight.columns()
+    }
+
+    fn out_features(&self) -> usize {
+        self.weight.rows()
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let error = |e| Error::engine(format!("linear `{}`", self.weight.name()), e);
+        let (out, inner) = (self.weight.rows(), self.weight.columns());
+        let rows = (WIDEN_BLOCK / inner.max(1)).clamp(1, out.max(1));
+        let mut blocks = Vec::with_capacity(out.div_ceil(rows));
+        for start in (0..out).step_by(rows) {
+            let count = rows.min(out - start);
+            let mut values = vec![0.0; count * inner];
+            self.weight.decode_rows(start, &mut values)?;
+            let product = Tensor::from_vec(values, (count, inner), &self.device)
+                .and_then(|block| x.matmul(&block.t()?));
+            blocks.push(product.map_err(error)?);
+        }
+        let y = match blocks.as_slice() {
+            [one] => one.clone(),
+            _ => Tensor::cat(&blocks, 1).map_err(error)?,
+        };
+        match &self.bias {
+            Some(bias) => y.broadcast_add(bias).map_err(error),
+            None => Ok(y),
+        }
+    }
+}
+
+impl fmt::Debug for DecodedLinear {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DecodedLinear({:?})", self.weight)
     }
 }

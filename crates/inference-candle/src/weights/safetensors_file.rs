@@ -12,6 +12,7 @@ use candle_core::DType;
 use inference_core::{Error, Result};
 use serde_json::Value;
 
+use super::mapped_file::MappedBytes;
 use super::{WeightSource, missing};
 use crate::files::ModelFiles;
 use crate::{Weight, WeightBytes, WeightType};
@@ -33,17 +34,95 @@ pub struct SafetensorsFiles {
 
 struct Entry {
     file: Arc<str>,
-    dtype: Stored,
+    kind: ElementType,
     shape: Vec<usize>,
-    bytes: WeightBytes,
+    bytes: MappedBytes,
     range: Range<usize>,
 }
 
 /// An element type of the format.
-enum Stored {
-    Known(DType),
-    /// The name of one that weights are not read in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ElementType {
+    F32,
+    F16,
+    Bf16,
+    U32,
+    I32,
+    U8,
+    F8E4m3,
+    /// The name of one that nothing here reads.
     Other(String),
+}
+
+impl ElementType {
+    fn parse(name: &str) -> Self {
+        match name {
+            "F32" => Self::F32,
+            "F16" => Self::F16,
+            "BF16" => Self::Bf16,
+            "U32" => Self::U32,
+            "I32" => Self::I32,
+            "U8" => Self::U8,
+            "F8_E4M3" => Self::F8E4m3,
+            other => Self::Other(other.to_owned()),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+            Self::U32 => "U32",
+            Self::I32 => "I32",
+            Self::U8 => "U8",
+            Self::F8E4m3 => "F8_E4M3",
+            Self::Other(name) => name,
+        }
+    }
+
+    /// Bytes of an element, where known.
+    pub(crate) fn width(&self) -> Option<usize> {
+        match self {
+            Self::F32 | Self::U32 | Self::I32 => Some(4),
+            Self::F16 | Self::Bf16 => Some(2),
+            Self::U8 | Self::F8E4m3 => Some(1),
+            Self::Other(_) => None,
+        }
+    }
+
+    /// The type of a dense weight.
+    fn dense(&self) -> Option<DType> {
+        match self {
+            Self::F32 => Some(DType::F32),
+            Self::F16 => Some(DType::F16),
+            Self::Bf16 => Some(DType::BF16),
+            _ => None,
+        }
+    }
+}
+
+/// A tensor as the file has it. The bytes are as many as type and shape say,
+/// at any address.
+#[derive(Clone)]
+pub(crate) struct RawTensor {
+    pub(crate) file: Arc<str>,
+    pub(crate) kind: ElementType,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) bytes: MappedBytes,
+    pub(crate) range: Range<usize>,
+}
+
+impl RawTensor {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.bytes.get(self.range.clone())
+    }
+
+    /// Lets the operating system take back the memory of pages that have been
+    /// read and will not be read again.
+    pub(crate) fn release(&self) {
+        self.bytes.release(self.range.clone());
+    }
 }
 
 impl SafetensorsFiles {
@@ -89,6 +168,23 @@ impl SafetensorsFiles {
         Ok(opened)
     }
 
+    /// A tensor of whatever type; `None` where there is none.
+    pub(crate) fn raw(&self, name: &str) -> Option<RawTensor> {
+        let entry = self.tensors.get(name)?;
+        Some(RawTensor {
+            file: Arc::clone(&entry.file),
+            kind: entry.kind.clone(),
+            shape: entry.shape.clone(),
+            bytes: entry.bytes.clone(),
+            range: entry.range.clone(),
+        })
+    }
+
+    /// What to name where a tensor is missing.
+    pub(crate) fn file(&self) -> &str {
+        &self.file
+    }
+
     /// Bytes of all tensors.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
@@ -96,14 +192,14 @@ impl SafetensorsFiles {
     }
 
     fn add(&mut self, files: &ModelFiles, name: &str) -> Result<()> {
-        let bytes = files.map(name)?;
+        let bytes = files.map_releasable(name)?;
         let file: Arc<str> = name.into();
-        let header = Header::parse(name, (*bytes).as_ref())?;
+        let header = Header::parse(name, bytes.all())?;
         for (tensor, parsed) in header.tensors {
             self.stored_bytes += parsed.range.len() as u64;
-            let (dtype, shape) = (parsed.dtype, parsed.shape);
-            let (file, bytes) = (Arc::clone(&file), Arc::clone(&bytes));
-            let entry = Entry { file, dtype, shape, bytes, range: parsed.range };
+            let (kind, shape) = (parsed.kind, parsed.shape);
+            let (file, bytes) = (Arc::clone(&file), bytes.clone());
+            let entry = Entry { file, kind, shape, bytes, range: parsed.range };
             if let Some(other) = self.tensors.insert(tensor.clone(), entry) {
                 let found = format!("also in {}", other.file);
                 let what = format!("tensor `{tensor}`");
@@ -130,14 +226,11 @@ impl WeightSource for SafetensorsFiles {
 
     fn get(&self, name: &str) -> Result<Weight> {
         let entry = self.tensors.get(name).ok_or_else(|| missing(&self.file, name))?;
-        let dtype = match &entry.dtype {
-            Stored::Known(dtype) => *dtype,
-            Stored::Other(found) => {
-                let what = format!("type of tensor `{name}`");
-                return Err(Error::unsupported_model(&*entry.file, what, found, "F32, F16, BF16"));
-            }
+        let Some(dtype) = entry.kind.dense() else {
+            let (what, found) = (format!("type of tensor `{name}`"), entry.kind.name());
+            return Err(Error::unsupported_model(&*entry.file, what, found, "F32, F16, BF16"));
         };
-        let (bytes, range) = aligned(&entry.bytes, entry.range.clone(), dtype);
+        let (bytes, range) = aligned(entry.bytes.shared(), entry.range.clone(), dtype);
         Weight::stored(name, entry.shape.clone(), WeightType::Dense(dtype), bytes, range)
     }
 }
@@ -181,7 +274,7 @@ struct Header {
 }
 
 struct Parsed {
-    dtype: Stored,
+    kind: ElementType,
     shape: Vec<usize>,
     /// In the file.
     range: Range<usize>,
@@ -243,19 +336,15 @@ impl Parsed {
             let expected = format!("a range within {data_len} bytes of data");
             return Err(invalid("data_offsets", expected, format!("{begin}..{end}")));
         }
-        let (dtype, width) = match dtype {
-            "F32" => (Stored::Known(DType::F32), 4),
-            "F16" => (Stored::Known(DType::F16), 2),
-            "BF16" => (Stored::Known(DType::BF16), 2),
-            other => (Stored::Other(other.to_owned()), 0),
-        };
+        let kind = ElementType::parse(dtype);
+        let width = kind.width().unwrap_or(0);
         let size = shape.iter().try_fold(width, |n: usize, dim| n.checked_mul(*dim));
         if width > 0 && size != Some(end - begin) {
             let expected = size.map_or_else(|| "fewer".to_owned(), |size| size.to_string());
             let expected = format!("{expected} bytes for shape {shape:?}");
             return Err(invalid("data_offsets", expected, format!("{} bytes", end - begin)));
         }
-        Ok(Self { dtype, shape, range: start + begin..start + end })
+        Ok(Self { kind, shape, range: start + begin..start + end })
     }
 }
 
