@@ -71,7 +71,7 @@ impl GatedWeights {
 pub(crate) enum MlpWeights {
     Gated(Box<GatedWeights>),
     Moe {
-        router: LinearWeights,
+        router: Box<LinearWeights>,
         experts: Vec<GatedWeights>,
         experts_per_token: usize,
         normalize: bool,
@@ -288,7 +288,7 @@ impl Finder<'_> {
                     ]));
                 }
                 Ok(MlpWeights::Moe {
-                    router,
+                    router: Box::new(router),
                     experts,
                     experts_per_token: *experts_per_token,
                     normalize: *normalize,

@@ -2,7 +2,7 @@
 
 use clap::{ArgAction, Parser, Subcommand};
 
-use crate::commands::{backends, chat, classify, generate, logits, template, tokenize};
+use crate::commands::{backends, bench, chat, classify, generate, logits, template, tokenize};
 
 /// What every command's help ends with.
 const EXIT_CODES: &str = "\
@@ -65,6 +65,9 @@ pub(crate) enum Command {
     /// Print the logits of a prompt's positions
     #[command(after_help = logits::EXAMPLES, after_long_help = long(logits::EXAMPLES))]
     Logits(logits::Args),
+    /// Measure how fast a model runs
+    #[command(after_help = bench::EXAMPLES, after_long_help = long(bench::EXAMPLES))]
+    Bench(bench::Args),
     /// List backends, whether they can run here, and on what
     #[command(after_help = backends::EXAMPLES, after_long_help = long(backends::EXAMPLES))]
     Backends(backends::Args),

@@ -1,6 +1,7 @@
 //! The commands, a file each.
 
 pub(crate) mod backends;
+pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod classify;
 pub(crate) mod generate;
@@ -40,6 +41,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Result<()> {
         Command::Tokenize(args) => tokenize::run(&args, context),
         Command::Template(args) => template::run(&args, context),
         Command::Logits(args) => logits::run(&args, context),
+        Command::Bench(args) => bench::run(&args, context),
         Command::Backends(args) => backends::run(&args, context),
     }
 }

@@ -38,8 +38,18 @@ impl Drop for Loaded {
 /// Loads the model that the arguments name, for at most `slots` sequences at
 /// once (`None`: the backend's choice).
 pub(crate) fn load(args: &LoadArgs, slots: Option<usize>, context: &Context) -> Result<Loaded> {
+    load_with(args, context, |options| options.parallel_slots = slots)
+}
+
+/// Loads the model that the arguments name, with options that a command sets
+/// itself.
+pub(crate) fn load_with(
+    args: &LoadArgs,
+    context: &Context,
+    adjust: impl FnOnce(&mut LoadOptions),
+) -> Result<Loaded> {
     let mut options: LoadOptions = args.options().with_progress(progress::sink(context.notes));
-    options.parallel_slots = slots;
+    adjust(&mut options);
     let probe = match &args.probe {
         None => None,
         Some(path) => {

@@ -57,6 +57,11 @@ pub(crate) struct LoadArgs {
 }
 
 impl LoadArgs {
+    /// The worker threads that were asked for.
+    pub(crate) fn threads(&self) -> Option<usize> {
+        self.threads
+    }
+
     /// The options of the load, without sinks.
     pub(crate) fn options(&self) -> LoadOptions {
         let mut options = LoadOptions::new();

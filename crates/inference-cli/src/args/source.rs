@@ -22,6 +22,11 @@ impl SourceArgs {
         }
     }
 
+    /// What to call the model in a report.
+    pub(crate) fn label(&self) -> String {
+        self.source().to_string()
+    }
+
     /// Whether no model was named.
     pub(crate) fn is_embedded(&self) -> bool {
         self.model.is_none()

@@ -2,8 +2,8 @@
 
 use crate::run::inference;
 
-const COMMANDS: [&str; 7] =
-    ["generate", "chat", "classify", "tokenize", "template", "logits", "backends"];
+const COMMANDS: [&str; 8] =
+    ["generate", "chat", "classify", "tokenize", "template", "logits", "backends", "bench"];
 
 #[test]
 fn the_help_lists_every_command_and_the_exit_codes() {
