@@ -6,7 +6,7 @@ use std::sync::Arc;
 use inference_core::{EmbeddedFiles, Error, ModelSource, Result};
 
 use crate::WeightBytes;
-use crate::weights::{MappedBytes, map_file};
+use crate::weights::MappedBytes;
 
 /// The largest configuration file that is read.
 const MAX_READ: u64 = 256 << 20;
@@ -130,7 +130,7 @@ impl ModelFiles {
                 if !path.is_file() {
                     return Err(missing());
                 }
-                map_file(&path)
+                MappedBytes::map(&path)
             }
         }
     }

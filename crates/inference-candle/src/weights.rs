@@ -1,6 +1,6 @@
 //! Where weights come from.
 
-mod mapped_file;
+mod mapped_bytes;
 mod safetensors_file;
 
 use std::collections::HashMap;
@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use candle_core::Tensor;
 use inference_core::{Error, Result};
 
-pub(crate) use mapped_file::{MappedBytes, map_file};
+pub(crate) use mapped_bytes::MappedBytes;
 pub use safetensors_file::SafetensorsFiles;
 pub(crate) use safetensors_file::{ElementType, RawTensor};
 

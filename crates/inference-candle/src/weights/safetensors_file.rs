@@ -12,7 +12,7 @@ use candle_core::DType;
 use inference_core::{Error, Result};
 use serde_json::Value;
 
-use super::mapped_file::MappedBytes;
+use super::mapped_bytes::MappedBytes;
 use super::{WeightSource, missing};
 use crate::files::ModelFiles;
 use crate::{Weight, WeightBytes, WeightType};
