@@ -13,6 +13,12 @@
 //! by name. A tensor of a type that is not known here is listed as
 //! [`TensorType::Unknown`] and cannot be read; the others can.
 //!
+//! # Decoding
+//!
+//! [`BlockType::decode`] writes the values of blocks as `f32`, to the bit those
+//! of ggml's reference. [`mod@blocks`] has what comes before: integers in
+//! groups with scale and offset, for kernels that compute on integers.
+//!
 //! ```no_run
 //! let file = inference_gguf::GgufFile::open("model.gguf".as_ref())?;
 //! println!("{:?}", file.metadata().text("general.architecture")?);
@@ -25,6 +31,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod block_type;
+pub mod blocks;
 mod cursor;
 mod decode;
 mod file;
