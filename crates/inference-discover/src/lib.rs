@@ -1,3 +1,35 @@
 //! Finds local language models, and fetches them from the Hugging Face hub.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![forbid(unsafe_code)]
+
+mod adapter_folder;
+mod backend_checks;
+mod bounded_file;
+mod config;
+mod discover;
+mod folder;
+mod gguf_file_type;
+mod gguf_model;
+mod license;
+mod names;
+mod options;
+mod parameters;
+mod reference;
+mod repository_files;
+mod resolve;
+mod safetensors_folder;
+mod safetensors_header;
+mod store;
+mod stores;
+mod tensor;
+mod weight_files;
+
+pub use backend_checks::BackendChecks;
+pub use discover::{Discover, describe, discover};
+pub use options::DiscoverOptions;
+pub use reference::{HubRef, ModelRef, OllamaRef};
+pub use resolve::{Resolved, resolve};
+pub use store::{Store, StoreKind};
+pub use stores::{Stores, discover_all};
+pub use tensor::StoredTensor;
