@@ -13,6 +13,12 @@
 //! by name. A tensor of a type that is not known here is listed as
 //! [`TensorType::Unknown`] and cannot be read; the others can.
 //!
+//! # Encoding and writing
+//!
+//! [`BlockType::encode`] quantizes rows of values, [`GgufWriter`] writes files:
+//! the header first, then tensor by tensor, under a temporary name until all
+//! is on the disk.
+//!
 //! # Decoding
 //!
 //! [`BlockType::decode`] writes the values of blocks as `f32`, to the bit those
@@ -34,6 +40,7 @@ mod block_type;
 pub mod blocks;
 mod cursor;
 mod decode;
+mod encode;
 mod file;
 mod header;
 mod limits;
@@ -42,6 +49,7 @@ mod metadata;
 mod split;
 mod tensor;
 mod value;
+mod writer;
 
 pub use block_type::{BlockType, TensorType};
 pub use file::{FileBytes, GgufFile};
@@ -49,3 +57,4 @@ pub use mapped_file::{MappedFile, map_file};
 pub use metadata::Metadata;
 pub use tensor::TensorInfo;
 pub use value::{Array, Value, ValueType};
+pub use writer::{GgufFileWriter, GgufWriter, WriteValue};
