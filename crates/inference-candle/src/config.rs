@@ -1,4 +1,4 @@
-//! What a decoder is, as plain data, and how `config.json` says it.
+//! What a decoder is, as plain data, and how `config.json` and GGUF say it.
 //!
 //! [`DecoderConfig`] describes every architecture that the decoder computes;
 //! one small file per architecture maps its `config.json`, as transformers 4
@@ -9,6 +9,7 @@
 mod fields;
 mod gemma2;
 mod gemma3;
+pub(crate) mod gguf;
 mod granite;
 mod llama;
 mod mistral;
@@ -26,6 +27,7 @@ mod validate;
 use inference_core::Result;
 
 pub(crate) use fields::{Fields, parse};
+pub use gguf::gguf_architectures;
 pub use rope::{RopeScaling, RopeSpec};
 
 use crate::{Activation, QuantizationScheme};
@@ -250,7 +252,7 @@ impl DecoderConfig {
         // Refused here where the method is not implemented.
         QuantizationScheme::from_fields(fields)?;
         let config = map(fields)?;
-        config.validate(fields.file())?;
+        config.validate_as(fields.file(), &|field| fields.label(field))?;
         Ok(config)
     }
 

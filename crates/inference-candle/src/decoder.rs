@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
-use inference_core::{Error, Result};
+use inference_core::{Error, Quantization, Result};
 
-use crate::layer_weights::{LayerWeights, ModelWeights};
+use crate::layer_weights::{LayerWeights, ModelWeights, Storage};
 use crate::{
     AttentionBlock, AttentionSpec, BatchView, DecoderConfig, KvCache, Linear, MlpBlock, Norm, Ops,
-    Rope, StepContext, Weight, WeightSource,
+    Rope, StepContext, Weight, WeightSource, WeightType,
 };
 
 /// One layer: attention, then the MLP.
@@ -32,6 +32,7 @@ pub struct Decoder {
     ropes: Vec<Rope>,
     parameters: u64,
     weight_bytes: u64,
+    storage: Storage,
 }
 
 impl Decoder {
@@ -86,6 +87,7 @@ impl Decoder {
             embedding: weights.embedding,
             parameters: weights.parameters,
             weight_bytes: weights.bytes,
+            storage: weights.storage,
             config,
         })
     }
@@ -195,6 +197,18 @@ impl Decoder {
     #[must_use]
     pub fn parameters(&self) -> u64 {
         self.parameters
+    }
+
+    /// How most of the weights' bytes are stored.
+    #[must_use]
+    pub fn weight_type(&self) -> WeightType {
+        self.storage.kind
+    }
+
+    /// The quantization of those.
+    #[must_use]
+    pub fn quantization(&self) -> Option<Quantization> {
+        self.storage.quantization
     }
 
     /// Bytes of the weights as stored; tied ones count once.

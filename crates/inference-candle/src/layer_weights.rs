@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use candle_core::DType;
-use inference_core::{Error, Result};
+use inference_core::{Error, Quantization, Result};
 
 use crate::mlp_block::{GatedMlp, Mlp};
 use crate::moe::Moe;
@@ -23,6 +23,21 @@ pub(crate) struct ModelWeights {
     /// Elements and bytes of all of them.
     pub(crate) parameters: u64,
     pub(crate) bytes: u64,
+    /// How most of the bytes are stored.
+    pub(crate) storage: Storage,
+}
+
+/// A way of storing weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Storage {
+    pub(crate) kind: WeightType,
+    pub(crate) quantization: Option<Quantization>,
+}
+
+impl Storage {
+    fn of(weight: &Weight) -> Self {
+        Self { kind: weight.kind(), quantization: weight.quantization() }
+    }
 }
 
 /// The weights of a layer.
@@ -102,7 +117,7 @@ impl ModelWeights {
         let has = |root: &&&str| source.contains(&format!("{root}{}.weight", names.embedding));
         let roots = &names.roots;
         let root = roots.iter().find(has).or(roots.first()).copied().unwrap_or_default();
-        let mut finder = Finder { config, source, parameters: 0, bytes: 0 };
+        let mut finder = Finder { config, source, parameters: 0, bytes: 0, storage: Vec::new() };
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         let embedding = finder.weight(&format!("{root}{}", names.embedding), &[vocab, hidden])?;
         let final_norm = finder.weight(&format!("{root}{}", names.final_norm), &[hidden])?;
@@ -114,7 +129,9 @@ impl ModelWeights {
         for (index, spec) in config.layers.iter().enumerate() {
             layers.push(finder.layer(&format!("{root}layers.{index}."), spec)?);
         }
+        let most = finder.storage.iter().max_by_key(|(_, bytes)| *bytes);
         Ok(Self {
+            storage: most.map_or_else(|| Storage::of(&embedding), |(storage, _)| *storage),
             embedding,
             layers,
             final_norm,
@@ -130,6 +147,7 @@ struct Finder<'a> {
     source: &'a dyn WeightSource,
     parameters: u64,
     bytes: u64,
+    storage: Vec<(Storage, u64)>,
 }
 
 impl Finder<'_> {
@@ -143,7 +161,7 @@ impl Finder<'_> {
         if weight.shape() != shape {
             return Err(Error::invalid_model(
                 "weights",
-                format!("tensor `{name}`"),
+                format!("tensor `{}`", weight.name()),
                 format!("shape {shape:?}"),
                 format!("shape {:?}", weight.shape()),
             ));
@@ -151,12 +169,18 @@ impl Finder<'_> {
         if let WeightType::Dense(dtype) = weight.kind()
             && !matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
         {
-            let what = format!("type of tensor `{name}`");
+            let what = format!("type of tensor `{}`", weight.name());
             let found = format!("{dtype:?}");
             return Err(Error::unsupported_model("weights", what, found, "F32, F16, BF16"));
         }
         self.parameters = self.parameters.saturating_add(weight.elem_count() as u64);
-        self.bytes = self.bytes.saturating_add(weight.stored_bytes());
+        let bytes = weight.stored_bytes();
+        self.bytes = self.bytes.saturating_add(bytes);
+        let storage = Storage::of(&weight);
+        match self.storage.iter_mut().find(|(known, _)| *known == storage) {
+            Some((_, sum)) => *sum = sum.saturating_add(bytes),
+            None => self.storage.push((storage, bytes)),
+        }
         Ok(weight)
     }
 

@@ -127,6 +127,7 @@
 
 mod attention_block;
 mod capabilities;
+mod checkpoint;
 mod config;
 mod decoder;
 mod files;
@@ -151,7 +152,7 @@ pub use attention_block::{AttentionBlock, StepContext};
 pub use capabilities::capabilities;
 pub use config::{
     Biases, DecoderConfig, LayerSpec, MlpSpec, NormLayout, QkNorm, RopeScaling, RopeSpec,
-    WeightNames, architectures,
+    WeightNames, architectures, gguf_architectures,
 };
 pub use decoder::{Decoder, DecoderLayer};
 pub use files::ModelFiles;
@@ -167,4 +168,4 @@ pub use reference::ReferenceOps;
 pub use rope::{Rope, RopeAngles};
 pub use runner::CandleRunner;
 pub use weight::{RowCodec, Weight, WeightBytes, WeightType};
-pub use weights::{SafetensorsFiles, TensorWeights, WeightSource};
+pub use weights::{GgufWeights, SafetensorsFiles, TensorWeights, WeightSource};

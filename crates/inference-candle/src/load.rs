@@ -4,21 +4,13 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use inference_core::{
-    Error, LoadOptions, ModelInfo, ModelSource, ProgressEvent, Result, TextModel, TokenId,
+    Error, LoadOptions, ModelInfo, ModelSource, Precision, ProgressEvent, Result, TextModel,
 };
 use inference_engine::{EngineModel, EngineOptions, ModelParts};
-use inference_text::TextParts;
 
-use crate::config::{Fields, parse};
-use crate::generation_config::{self, GenerationConfig};
+use crate::checkpoint::Checkpoint;
 use crate::kv_plan::KvPlan;
-use crate::{
-    CandleRunner, Decoder, DecoderConfig, ModelFiles, Ops, QuantizationScheme, QuantizedWeights,
-    ReferenceOps, SafetensorsFiles, WeightSource,
-};
-
-/// The name of the model's description.
-const CONFIG: &str = "config.json";
+use crate::{CandleRunner, Decoder, DecoderConfig, ModelFiles, Ops, ReferenceOps};
 
 /// Most sequences at once; the engine's own limit.
 const MAX_SLOTS: usize = 4096;
@@ -26,12 +18,14 @@ const MAX_SLOTS: usize = 4096;
 /// Loads a model and starts its engine.
 ///
 /// `backend` is the name in [`ModelInfo`] and in errors; `ops` compute, and
-/// threads and affinity are theirs: the caller has applied or refused
-/// [`LoadOptions::threads`] and [`LoadOptions::affinity`].
+/// threads, affinity and precision are theirs: the caller has applied or
+/// refused [`LoadOptions::threads`], [`LoadOptions::affinity`] and
+/// [`LoadOptions::precision`].
 ///
 /// A model is a folder (or embedded files) of `config.json`, safetensors and,
 /// as far as they are there, tokenizer, chat template and
-/// `generation_config.json`. The KV pool holds `parallel_slots` sequences of
+/// `generation_config.json`; or a GGUF file, alone, in parts, or as the only
+/// one of a folder without safetensors. The KV pool holds `parallel_slots` sequences of
 /// the context, within `kv_budget` or, where that is unset, within
 /// [`DEFAULT_KV_BUDGET`](crate::DEFAULT_KV_BUDGET); where the budget is too
 /// small for one sequence of the model's own context, the context is reduced
@@ -69,19 +63,11 @@ pub fn load_model(
     }
     engine.validate()?;
 
-    let files = ModelFiles::new(source)?;
-    let json = parse(CONFIG, &files.read_required(CONFIG)?)?;
-    let fields = Fields::new(CONFIG, &json)?;
-    let config = DecoderConfig::from_fields(&fields)?;
-    refuse_layers(backend, options, &config, &*ops)?;
-    let text = TextParts::load(|name| files.read(name))?;
-    check_vocabulary(&text, &config)?;
-    let generation = match files.read(generation_config::FILE)? {
-        Some(json) => GenerationConfig::read(&json)?,
-        None => GenerationConfig::default(),
-    };
-    let eos = end_of_sequence(&text, &generation, &config, &fields)?;
-    let plan = KvPlan::new(&config, options, engine.max_batch)?;
+    let checkpoint = Checkpoint::open(ModelFiles::new(source)?)?;
+    refuse_layers(backend, options, &checkpoint.config, &*ops)?;
+    let plan = KvPlan::new(&checkpoint.config, options, engine.max_batch)?;
+    let weights = checkpoint.weights()?;
+    let Checkpoint { config, text, generation, eos, .. } = checkpoint;
 
     let report = |event: ProgressEvent| {
         if let Some(progress) = &options.progress {
@@ -91,13 +77,14 @@ pub fn load_model(
     for message in plan.note.clone().into_iter().chain(generation.notes) {
         report(ProgressEvent::Note { message });
     }
-    let weights = open_weights(&files, &fields)?;
     let phase = "load weights";
     let total = Some(config.num_layers() as u64);
     report(ProgressEvent::Started { phase: phase.to_owned(), total, unit: "layers" });
     let decoder = Decoder::with_progress(config, &*weights, Arc::clone(&ops), &mut |done| {
         report(ProgressEvent::Advanced { phase: phase.to_owned(), done: done as u64 });
     })?;
+    // What was copied or packed has no need of its pages.
+    weights.release_pages();
     let cache = ops.kv_cache(&plan.layout)?;
     report(ProgressEvent::Finished { phase: phase.to_owned() });
 
@@ -145,16 +132,9 @@ pub fn load_on_device(
             return Err(Error::unsupported(format!("the backend `{backend}`"), option));
         }
     }
-    load_model(backend, source, options, Arc::new(ReferenceOps::new(open()?)))
-}
-
-/// The weights of safetensors files, quantized or not.
-fn open_weights(files: &ModelFiles, fields: &Fields<'_>) -> Result<Box<dyn WeightSource>> {
-    let stored = SafetensorsFiles::open(files)?;
-    Ok(match QuantizationScheme::from_fields(fields)? {
-        Some(scheme) => Box::new(QuantizedWeights::new(stored, scheme)),
-        None => Box::new(stored),
-    })
+    let precision = options.precision.unwrap_or(Precision::Fast);
+    let ops = ReferenceOps::new(open()?).with_precision(precision);
+    load_model(backend, source, options, Arc::new(ops))
 }
 
 /// Refuses what no backend on Candle implements.
@@ -186,44 +166,6 @@ fn refuse_layers(
     }
 }
 
-/// Every id of the tokenizer has a row of the embedding. (The embedding may
-/// have more rows: many are padded.)
-fn check_vocabulary(text: &TextParts, config: &DecoderConfig) -> Result<()> {
-    let rows = config.vocab_size;
-    match text.tokenizer.as_ref().map(|tokenizer| tokenizer.vocab_size()) {
-        Some(ids) if ids > rows => Err(Error::invalid_model(
-            "tokenizer.json",
-            "vocabulary",
-            format!("at most {rows} ids, the vocab_size of {CONFIG}"),
-            format!("{ids} ids"),
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// The tokens that end a text: of `generation_config.json`, else of
-/// `config.json`, else the tokenizer's.
-fn end_of_sequence(
-    text: &TextParts,
-    generation: &GenerationConfig,
-    config: &DecoderConfig,
-    fields: &Fields<'_>,
-) -> Result<Vec<TokenId>> {
-    let (file, ids) = match fields.get("eos_token_id") {
-        Some(_) if !generation.has_eos => (CONFIG, fields.token_ids("eos_token_id")?),
-        _ => (generation_config::FILE, text.eos_ids.clone()),
-    };
-    match ids.iter().find(|id| **id as usize >= config.vocab_size) {
-        Some(id) => Err(Error::invalid_model(
-            file,
-            "eos_token_id",
-            format!("below vocab_size ({})", config.vocab_size),
-            id.to_string(),
-        )),
-        None => Ok(ids),
-    }
-}
-
 fn info(backend: &str, decoder: &Decoder, context_len: usize) -> ModelInfo {
     let config = decoder.config();
     let mut info = ModelInfo::default();
@@ -237,6 +179,7 @@ fn info(backend: &str, decoder: &Decoder, context_len: usize) -> ModelInfo {
     info.head_dim = config.head_dim;
     info.context_len = context_len;
     info.parameters = decoder.parameters();
-    info.weight_dtype = decoder.embedding().kind().to_string();
+    info.weight_dtype = decoder.weight_type().to_string();
+    info.quantization = decoder.quantization();
     info
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use inference_core::Result;
+use inference_core::{Precision, Result};
 use inference_engine::StepSequence;
 
 use crate::{AttentionBlock, Decoder, KvCache, KvLayout, MlpBlock, StepContext, Weight, reference};
@@ -81,6 +81,11 @@ pub trait Ops: Send + Sync + fmt::Debug {
     /// The device that tensors live on.
     fn device(&self) -> &Device;
 
+    /// How products with quantized weights are computed.
+    fn precision(&self) -> Precision {
+        Precision::Fast
+    }
+
     /// An affine map from a `[out, in]` weight and an `[out]` bias.
     ///
     /// # Errors
@@ -88,7 +93,7 @@ pub trait Ops: Send + Sync + fmt::Debug {
     /// [`ErrorKind::InvalidModel`](inference_core::ErrorKind::InvalidModel)
     /// for shapes that do not fit or a type that is not supported.
     fn linear(&self, weight: &Weight, bias: Option<&Weight>) -> Result<Arc<dyn Linear>> {
-        reference::linear(self.device(), weight, bias)
+        reference::linear(self.device(), weight, bias, self.precision())
     }
 
     /// A KV pool.

@@ -4,15 +4,17 @@
 //! the oracle that a backend's kernels are tested against, and what training
 //! runs through: without a cache, everything can be differentiated with
 //! respect to activations and to weights made by [`Weight::from_tensor`].
-//! Weights stay in their stored type; f16 and bf16 are widened block by block
-//! while they are used.
+//! Weights stay in their stored type; f16 and bf16 are widened, and quantized
+//! ones decoded, block by block while they are used. Unless precision is to be
+//! exact, ggml's blocks go through Candle's own kernels where it has them.
 
 mod attention;
 mod kv_cache;
 mod linear;
+mod quantized_linear;
 
 use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
-use inference_core::{Error, Result};
+use inference_core::{Error, Precision, Result};
 
 pub use crate::attention_block::attention_block;
 pub use crate::decoder::step;
@@ -28,13 +30,21 @@ use crate::{Activation, Ops, Weight};
 #[derive(Clone, Debug)]
 pub struct ReferenceOps {
     device: Device,
+    precision: Precision,
 }
 
 impl ReferenceOps {
     /// The operations of `device`.
     #[must_use]
     pub fn new(device: Device) -> Self {
-        Self { device }
+        Self { device, precision: Precision::Fast }
+    }
+
+    /// Sets how products with quantized weights are computed.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
     }
 
     /// The operations of the CPU.
@@ -47,6 +57,10 @@ impl ReferenceOps {
 impl Ops for ReferenceOps {
     fn device(&self) -> &Device {
         &self.device
+    }
+
+    fn precision(&self) -> Precision {
+        self.precision
     }
 }
 

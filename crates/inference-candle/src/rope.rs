@@ -151,6 +151,9 @@ fn inverse_frequencies(spec: &RopeSpec, context: usize) -> Vec<f32> {
             };
             plain(spec.theta).enumerate().map(blend).collect()
         }
+        RopeScaling::Factors { factors } => {
+            plain(spec.theta).zip(factors).map(|(f, factor)| round(f / factor)).collect()
+        }
         RopeScaling::LongRope { short, long, original_context, .. } => {
             let factors = if context > *original_context { long } else { short };
             plain(spec.theta).zip(factors).map(|(f, factor)| round(f / factor)).collect()

@@ -260,6 +260,23 @@ impl Weight {
         Ok(Self { name: Arc::clone(&self.name), shape, kind: self.kind, data })
     }
 
+    /// Entry `index` of the first dimension, which is dropped from the shape,
+    /// sharing the bytes: one expert of a stacked tensor.
+    ///
+    /// # Errors
+    ///
+    /// As [`narrow_rows`](Self::narrow_rows).
+    pub fn index_first(&self, index: usize) -> Result<Self> {
+        let mut entry = self.narrow_rows(index..index.saturating_add(1))?;
+        entry.shape.remove(0);
+        if let WeightData::Tensor(tensor) = &mut entry.data {
+            let squeezed = tensor.squeeze(0);
+            *tensor =
+                squeezed.map_err(|e| Error::engine(format!("expert of `{}`", self.name), e))?;
+        }
+        Ok(entry)
+    }
+
     /// Writes the rows from `first` on, widened or decoded to f32, over all of
     /// `out`, which holds whole rows of [`columns`](Self::columns) elements.
     ///

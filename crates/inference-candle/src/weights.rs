@@ -1,5 +1,8 @@
 //! Where weights come from.
 
+mod aligned;
+mod gguf_names;
+mod gguf_weights;
 mod mapped_bytes;
 mod safetensors_file;
 
@@ -8,9 +11,12 @@ use std::collections::HashMap;
 use candle_core::Tensor;
 use inference_core::{Error, Result};
 
+pub use gguf_weights::GgufWeights;
 pub(crate) use mapped_bytes::MappedBytes;
 pub use safetensors_file::SafetensorsFiles;
 pub(crate) use safetensors_file::{ElementType, RawTensor};
+
+use aligned::aligned;
 
 use crate::Weight;
 
@@ -28,6 +34,11 @@ pub trait WeightSource {
     /// [`ErrorKind::UnsupportedModel`](inference_core::ErrorKind::UnsupportedModel)
     /// for a type other than f32, f16 and bf16.
     fn get(&self, name: &str) -> Result<Weight>;
+
+    /// Gives pages of mapped files back that were read while a model was
+    /// built; those that it computes with are read again. Does nothing where
+    /// nothing is mapped.
+    fn release_pages(&self) {}
 }
 
 /// Weights that are tensors, such as variables under training.

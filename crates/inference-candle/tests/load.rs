@@ -141,8 +141,14 @@ fn what_is_not_a_model_is_named() {
     let gguf = folder.path().join("model.gguf");
     std::fs::write(&gguf, b"GGUF").unwrap();
     let gguf = refusal(&ModelSource::from(gguf), &options);
-    assert_eq!(gguf.kind(), ErrorKind::UnsupportedModel);
-    assert!(gguf.to_string().contains("gguf"), "{gguf}");
+    assert_eq!(gguf.kind(), ErrorKind::InvalidModel);
+    assert!(gguf.to_string().contains("model.gguf"), "{gguf}");
+
+    let other = folder.path().join("model.bin");
+    std::fs::write(&other, b"other").unwrap();
+    let other = refusal(&ModelSource::from(other), &options);
+    assert_eq!(other.kind(), ErrorKind::UnsupportedModel);
+    assert!(other.to_string().contains("GGUF file"), "{other}");
 
     let absent = refusal(&ModelSource::from(folder.path().join("absent")), &options);
     assert_eq!(absent.kind(), ErrorKind::Io);

@@ -23,6 +23,8 @@ pub(crate) struct Fields<'a> {
     /// The path of the object in the file, with a final dot.
     prefix: String,
     map: &'a Map<String, Value>,
+    /// What errors call a path instead.
+    labels: &'a [(String, String)],
 }
 
 impl<'a> Fields<'a> {
@@ -30,7 +32,24 @@ impl<'a> Fields<'a> {
         let Value::Object(map) = value else {
             return Err(Error::invalid_model(file, "the document", "a JSON object", kind(value)));
         };
-        Ok(Self { file, prefix: String::new(), map })
+        Ok(Self { file, prefix: String::new(), map, labels: &[] })
+    }
+
+    /// Fields that were written from something else: `labels` are pairs of a
+    /// field's path and what it is called there.
+    pub(crate) fn with_labels(
+        file: &'a str,
+        map: &'a Map<String, Value>,
+        labels: &'a [(String, String)],
+    ) -> Self {
+        Self { file, prefix: String::new(), map, labels }
+    }
+
+    /// What errors call a field.
+    pub(crate) fn label(&self, name: &str) -> String {
+        let path = format!("{}{name}", self.prefix);
+        let label = self.labels.iter().find(|(known, _)| *known == path);
+        label.map_or(path, |(_, label)| label.clone())
     }
 
     pub(crate) fn file(&self) -> &'a str {
@@ -55,13 +74,13 @@ impl<'a> Fields<'a> {
     /// The error that the field does not hold what it should.
     pub(crate) fn invalid(&self, name: &str, expected: impl Into<String>) -> Error {
         let found = self.map.get(name).map_or_else(|| "nothing".to_owned(), shorten);
-        Error::invalid_model(self.file, format!("{}{name}", self.prefix), expected, found)
+        Error::invalid_model(self.file, self.label(name), expected, found)
     }
 
     /// The error that the field holds something that is not implemented.
     pub(crate) fn unsupported(&self, name: &str, supported: impl Into<String>) -> Error {
         let found = self.map.get(name).map_or_else(|| "nothing".to_owned(), shorten);
-        Error::unsupported_model(self.file, format!("{}{name}", self.prefix), found, supported)
+        Error::unsupported_model(self.file, self.label(name), found, supported)
     }
 
     fn read<T>(
@@ -167,7 +186,7 @@ impl<'a> Fields<'a> {
     pub(crate) fn object(&self, name: &str) -> Result<Option<Self>> {
         let map = self.read(name, "an object", Value::as_object)?;
         let prefix = format!("{}{name}.", self.prefix);
-        Ok(map.map(|map| Self { file: self.file, prefix, map }))
+        Ok(map.map(|map| Self { file: self.file, prefix, map, labels: self.labels }))
     }
 }
 

@@ -71,6 +71,12 @@ pub enum RopeScaling {
         /// The trained context, in tokens.
         original_context: usize,
     },
+    /// A factor on the wavelength of each rotated pair, as GGUF stores Llama
+    /// 3.1's scaling.
+    Factors {
+        /// The factors, `[dim / 2]`.
+        factors: Vec<f64>,
+    },
 }
 
 impl RopeSpec {
@@ -113,7 +119,7 @@ impl RopeSpec {
         };
         let theta = inner("rope_theta")?.unwrap_or(theta);
         if theta < 1.0 {
-            let (what, expected) = ("rope_theta", "a number of at least 1");
+            let (what, expected) = (fields.label("rope_theta"), "a number of at least 1");
             return Err(Error::invalid_model(fields.file(), what, expected, theta.to_string()));
         }
         let partial = match inner("partial_rotary_factor")? {
@@ -124,7 +130,7 @@ impl RopeSpec {
         if dim == 0 || !dim.is_multiple_of(2) || dim > head_dim {
             return Err(Error::invalid_model(
                 fields.file(),
-                "head_dim * partial_rotary_factor",
+                fields.label("head_dim * partial_rotary_factor"),
                 format!("an even number from 2 to head_dim ({head_dim})"),
                 dim.to_string(),
             ));

@@ -92,7 +92,7 @@ pub(super) fn decoder(fields: &Fields<'_>, defaults: &Defaults) -> Result<Decode
 }
 
 /// More layers than any model has.
-const MAX_LAYERS: usize = 4096;
+pub(super) const MAX_LAYERS: usize = 4096;
 
 fn norm_eps(fields: &Fields<'_>, default: f64) -> Result<f32> {
     let eps = fields.number("rms_norm_eps")?.unwrap_or(default);

@@ -14,8 +14,13 @@ impl DecoderConfig {
     /// [`ErrorKind::InvalidModel`](inference_core::ErrorKind::InvalidModel)
     /// naming the field.
     pub fn validate(&self, file: &str) -> Result<()> {
+        self.validate_as(file, &|field| field.to_owned())
+    }
+
+    /// As [`validate`](Self::validate); `label` is what errors call a field.
+    pub(crate) fn validate_as(&self, file: &str, label: &dyn Fn(&str) -> String) -> Result<()> {
         let invalid = |what: &str, expected: String, found: String| {
-            Err(Error::invalid_model(file, what, expected, found))
+            Err(Error::invalid_model(file, label(what), expected, found))
         };
         for (what, size) in [
             ("vocab_size", self.vocab_size),

@@ -4,9 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result as CandleResult, Tensor};
-use inference_core::{Error, Result};
+use inference_core::{Error, Precision, Result};
 
 use super::context;
+use super::quantized_linear::QuantizedLinear;
 use crate::{Linear, Weight, WeightType};
 
 /// Elements of a narrow or quantized weight that are widened at a time.
@@ -23,13 +24,22 @@ pub struct DenseLinear {
 
 /// The affine map `x · Wᵀ + b` of an `[out, in]` weight and an `[out]` bias.
 ///
+/// A weight of ggml's blocks is computed by Candle's kernel for its type, if
+/// there is one and `precision` is not exact; any other quantized weight is
+/// decoded a bounded block of rows at a time.
+///
 /// # Errors
 ///
 /// [`ErrorKind::InvalidModel`](inference_core::ErrorKind::InvalidModel) for
 /// shapes that do not fit or a dense type other than f32, f16 and bf16;
 /// [`ErrorKind::Engine`](inference_core::ErrorKind::Engine) where the device
 /// refuses.
-pub fn linear(device: &Device, weight: &Weight, bias: Option<&Weight>) -> Result<Arc<dyn Linear>> {
+pub fn linear(
+    device: &Device,
+    weight: &Weight,
+    bias: Option<&Weight>,
+    precision: Precision,
+) -> Result<Arc<dyn Linear>> {
     let &[out, _] = weight.shape() else {
         return Err(misfit(weight, "a matrix [out, in]"));
     };
@@ -49,6 +59,11 @@ pub fn linear(device: &Device, weight: &Weight, bias: Option<&Weight>) -> Result
         }
         None => None,
     };
+    if let (WeightType::Blocks(kind), Precision::Fast) = (weight.kind(), precision)
+        && let Some(fast) = QuantizedLinear::new(device, weight, kind, bias.clone())?
+    {
+        return Ok(Arc::new(fast));
+    }
     if !matches!(weight.kind(), WeightType::Dense(_)) {
         let (weight, device) = (weight.clone(), device.clone());
         return Ok(Arc::new(DecodedLinear { weight, bias, device }));

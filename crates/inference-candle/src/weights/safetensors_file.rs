@@ -13,9 +13,9 @@ use inference_core::{Error, Result};
 use serde_json::Value;
 
 use super::mapped_bytes::MappedBytes;
-use super::{WeightSource, missing};
+use super::{WeightSource, aligned, missing};
 use crate::files::ModelFiles;
-use crate::{Weight, WeightBytes, WeightType};
+use crate::{Weight, WeightType};
 
 /// The largest header that is read; the format's own limit.
 const MAX_HEADER: u64 = 100_000_000;
@@ -230,41 +230,9 @@ impl WeightSource for SafetensorsFiles {
             let (what, found) = (format!("type of tensor `{name}`"), entry.kind.name());
             return Err(Error::unsupported_model(&*entry.file, what, found, "F32, F16, BF16"));
         };
-        let (bytes, range) = aligned(entry.bytes.shared(), entry.range.clone(), dtype);
+        let bytes = entry.bytes.shared();
+        let (bytes, range) = aligned(bytes, entry.range.clone(), dtype.size_in_bytes());
         Weight::stored(name, entry.shape.clone(), WeightType::Dense(dtype), bytes, range)
-    }
-}
-
-/// The bytes, copied where their address is not aligned to the type.
-fn aligned(bytes: &WeightBytes, range: Range<usize>, dtype: DType) -> (WeightBytes, Range<usize>) {
-    let slice = (**bytes).as_ref().get(range.clone()).unwrap_or_default();
-    if slice.as_ptr().align_offset(dtype.size_in_bytes()) == 0 {
-        return (Arc::clone(bytes), range);
-    }
-    let len = slice.len();
-    (Arc::new(AlignedBytes::copy(slice)), 0..len)
-}
-
-/// Bytes at an address that is a multiple of 8.
-struct AlignedBytes {
-    words: Vec<u64>,
-    len: usize,
-}
-
-impl AlignedBytes {
-    fn copy(bytes: &[u8]) -> Self {
-        let word = |chunk: &[u8]| {
-            let mut word = [0; 8];
-            word.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
-            u64::from_ne_bytes(word)
-        };
-        Self { words: bytes.chunks(8).map(word).collect(), len: bytes.len() }
-    }
-}
-
-impl AsRef<[u8]> for AlignedBytes {
-    fn as_ref(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.words).get(..self.len).unwrap_or_default()
     }
 }
 

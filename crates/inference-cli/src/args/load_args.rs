@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use inference::{KvDtype, LoadOptions, QuantizeType};
+use inference::{KvDtype, LoadOptions, Precision, QuantizeType};
 
 use super::{SourceArgs, values};
 
@@ -43,6 +43,11 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "TYPE", value_parser = values::quantize_type())]
     quantize: Option<QuantizeType>,
 
+    /// Multiply by quantized weights exactly, with f32 activations; default:
+    /// activations are quantized to 8 bits, which is faster
+    #[arg(long)]
+    exact: bool,
+
     /// Layers kept on the accelerator; -1 means all
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     gpu_layers: Option<i32>,
@@ -72,6 +77,7 @@ impl LoadArgs {
         options.kv_dtype = self.kv_dtype;
         options.kv_budget = self.kv_budget;
         options.quantize = self.quantize;
+        options.precision = self.exact.then_some(Precision::Exact);
         options.gpu_layers = self.gpu_layers;
         options.adapter_path.clone_from(&self.adapter);
         options
