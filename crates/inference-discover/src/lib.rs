@@ -11,6 +11,8 @@ mod discover;
 mod folder;
 mod gguf_file_type;
 mod gguf_model;
+#[cfg(feature = "hub")]
+mod hub;
 mod license;
 mod names;
 mod options;
@@ -27,6 +29,9 @@ mod weight_files;
 
 pub use backend_checks::BackendChecks;
 pub use discover::{Discover, describe, discover};
+#[cfg(feature = "hub")]
+#[cfg_attr(docsrs, doc(cfg(feature = "hub")))]
+pub use hub::{HubOptions, pull};
 pub use options::DiscoverOptions;
 pub use reference::{HubRef, ModelRef, OllamaRef};
 pub use resolve::{Resolved, resolve};

@@ -6,14 +6,14 @@ use inference_core::{DiscoveredModel, Error, Result};
 
 use crate::names::GGUF;
 use crate::reference::HubRef;
-use crate::{Discover, DiscoverOptions, gguf_model, safetensors_folder};
+use crate::{Discover, DiscoverOptions, adapter_folder, gguf_model, safetensors_folder};
 
 /// Levels of folders that repositories keep GGUF files in.
 const DEPTH: usize = 2;
 
 /// The model of `folder` that is wanted: the file, the one GGUF file of the
-/// quantization, or without either the folder if it is a safetensors model, or
-/// else its one GGUF model. `None` where there is nothing of the kind.
+/// quantization, or without either the folder if it is a safetensors model or
+/// an adapter, or else its one GGUF model. `None` where there is nothing of the kind.
 ///
 /// # Errors
 ///
@@ -44,6 +44,10 @@ pub(crate) fn find(folder: &Path, wanted: &HubRef) -> Result<Option<PathBuf>> {
             (Err(_), Some(_)) => {}
             (Err(error), None) => return Err(error),
         }
+    }
+    if wanted.file.is_none() && folder.join(adapter_folder::CONFIG).is_file() {
+        adapter_folder::describe(folder)?;
+        return Ok(Some(folder.to_owned()));
     }
     let fits = |model: &DiscoveredModel| match &wanted.file {
         None => true,
