@@ -3,7 +3,7 @@
 //!
 //! | to | use |
 //! |---|---|
-//! | read all of a model's text files | [`TextParts`] |
+//! | read all of a model's text files, or a GGUF file's metadata | [`TextParts`] |
 //! | encode and decode | [`Tokenizer`] |
 //! | decode tokens as they come | [`StreamDecoder`] |
 //! | end a text at a string | [`StopMatcher`] |
@@ -54,6 +54,13 @@
 //!   known kind see there).
 //! - An id that is not in the vocabulary is an error, not skipped.
 //!
+//! For GGUF metadata ([`TextParts::from_gguf`]) the ids are llama.cpp's, with
+//! these differences, in which the models' own tokenizers are followed: words
+//! of the GPT-4o family end at marks and letters of any script as the original
+//! pattern says, not an approximation of it. As in llama.cpp, text is not
+//! normalized to NFC even where a model's `tokenizer.json` would (Qwen), and
+//! tokenizers `bert`, `t5`, `rwkv`, `plamo2` and `gemma4` are refused.
+//!
 //! # Chat templates
 //!
 //! [`ChatTemplate`] renders through minijinja, with Jinja2's and Python's
@@ -87,6 +94,9 @@ mod byte_level;
 mod chat_json;
 mod decode_pipeline;
 mod decode_window;
+mod gguf;
+mod merge_model;
+mod model;
 mod panic_boundary;
 mod special_tokens;
 mod stop_matcher;

@@ -1,4 +1,4 @@
-//! `tokenizer.json`: text to token ids and back.
+//! Text to token ids and back.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,10 +7,11 @@ use inference_core::{Error, Result, TokenId};
 use tokenizers::models::ModelWrapper;
 
 use crate::decode_pipeline::Pipeline;
+use crate::model::{Definition, TextModel};
 use crate::panic_boundary;
 use crate::stream_decoder::StreamDecoder;
 
-/// A tokenizer as `tokenizer.json` defines it.
+/// A tokenizer as `tokenizer.json` or the metadata of a GGUF file defines it.
 ///
 /// Cheap to clone, and shared freely between threads. Truncation, padding and
 /// BPE dropout that the file may ask for are switched off: they belong to
@@ -24,7 +25,7 @@ pub struct Tokenizer {
 }
 
 struct Inner {
-    tokenizer: tokenizers::Tokenizer,
+    tokenizer: Definition,
     /// Where the definition comes from, for messages.
     file: String,
     vocab_size: usize,
@@ -54,30 +55,38 @@ impl Tokenizer {
         let invalid = |found: String| {
             Error::invalid_model(file, "tokenizer", "a tokenizer definition", found)
         };
-        let build = || -> tokenizers::Result<Inner> {
-            let mut tokenizer = tokenizers::Tokenizer::from_bytes(json)?;
+        let build = || -> tokenizers::Result<(Definition, usize)> {
+            let mut tokenizer = Definition::from_bytes(json)?;
             tokenizer.with_truncation(None)?;
             tokenizer.with_padding(None);
-            if let ModelWrapper::BPE(bpe) = tokenizer.get_model()
+            if let TextModel::Defined(model) = tokenizer.get_model()
+                && let ModelWrapper::BPE(bpe) = model.as_ref()
                 && bpe.dropout.is_some()
             {
                 let mut bpe = bpe.clone();
                 bpe.dropout = None;
-                tokenizer.with_model(bpe);
+                tokenizer.with_model(TextModel::Defined(Box::new(bpe.into())));
             }
             let vocab = tokenizer.get_vocab(true);
             let vocab_size = vocab.values().max().map_or(0, |&id| id as usize + 1);
-            let pipeline = Pipeline::new(tokenizer.get_decoder());
-            Ok(Inner { tokenizer, file: file.to_owned(), vocab_size, pipeline })
+            Ok((tokenizer, vocab_size))
         };
         match panic_boundary::catch(build) {
-            Ok(Ok(inner)) => {
-                check_added_tokens(json, file, &inner.tokenizer)?;
-                Ok(Self { inner: Arc::new(inner) })
+            Ok(Ok((tokenizer, vocab_size))) => {
+                check_added_tokens(json, file, &tokenizer)?;
+                Ok(Self::from_definition(tokenizer, file, vocab_size))
             }
             Ok(Err(error)) => Err(invalid(error.to_string())),
             Err(panic) => Err(invalid(format!("one that the parser cannot handle: {panic}"))),
         }
+    }
+
+    /// A definition that is already built; `vocab_size` is its largest id
+    /// plus one.
+    pub(crate) fn from_definition(tokenizer: Definition, file: &str, vocab_size: usize) -> Self {
+        let pipeline = Pipeline::new(tokenizer.get_decoder());
+        let inner = Inner { tokenizer, file: file.to_owned(), vocab_size, pipeline };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The ids of `text`. With `add_special`, the tokens that the definition
@@ -210,7 +219,7 @@ struct AddedTokenId {
 }
 
 /// Refuses a definition whose added tokens did not get the ids it gives them.
-fn check_added_tokens(json: &[u8], file: &str, tokenizer: &tokenizers::Tokenizer) -> Result<()> {
+fn check_added_tokens(json: &[u8], file: &str, tokenizer: &Definition) -> Result<()> {
     let parsed: AddedTokens = serde_json::from_slice(json).map_err(|error| {
         Error::invalid_model(file, "added_tokens", "tokens with id and content", error.to_string())
     })?;
