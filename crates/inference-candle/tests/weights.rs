@@ -202,10 +202,12 @@ fn an_inconsistent_index_is_refused() {
         };
         map[NAME] = json!(other);
     };
-    let changes: [(&IndexEdit, &str); 4] = [
+    let changes: [(&IndexEdit, &str); 5] = [
         (&outside, NAME),
         (&wrong, NAME),
         (&|map| map[NAME] = json!("model-00003-of-00002.safetensors"), "model-00003"),
+        // Where a shard is missing, what asked for it is named.
+        (&|map| map[NAME] = json!("m.safetensors"), "model.safetensors.index.json"),
         (&|map| map[NAME] = json!(3), NAME),
     ];
     for (change, named) in changes {

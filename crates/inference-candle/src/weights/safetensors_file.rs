@@ -152,6 +152,10 @@ impl SafetensorsFiles {
         let shards = read_index(&index)?;
         let names: BTreeSet<&str> = shards.values().map(String::as_str).collect();
         for shard in names {
+            if !files.contains(shard) {
+                let what = format!("weight_map: {shard}");
+                return Err(Error::invalid_model(INDEX, what, "a file", "nothing"));
+            }
             opened.add(files, shard)?;
         }
         for (tensor, shard) in &shards {
