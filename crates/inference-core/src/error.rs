@@ -267,9 +267,9 @@ impl Error {
     ) -> Self {
         Self::InvalidModel {
             file: file.into(),
-            what: what.into(),
-            expected: expected.into(),
-            found: found.into(),
+            what: brief(what.into()),
+            expected: brief(expected.into()),
+            found: brief(found.into()),
         }
     }
 
@@ -282,8 +282,8 @@ impl Error {
     ) -> Self {
         Self::UnsupportedModel {
             file: file.into(),
-            what: what.into(),
-            found: found.into(),
+            what: brief(what.into()),
+            found: brief(found.into()),
             supported: supported.into(),
         }
     }
@@ -344,6 +344,20 @@ impl Error {
     pub fn engine_message(context: impl Into<String>) -> Self {
         Self::Engine { context: context.into(), source: None }
     }
+}
+
+/// What a file says, short enough for a message: files may be hostile. Nothing
+/// is shown as two quotation marks.
+fn brief(mut text: String) -> String {
+    const MOST: usize = 200;
+    if text.is_empty() {
+        text.push_str("\"\"");
+    }
+    if let Some((end, _)) = text.char_indices().nth(MOST) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 // By hand: a derive would bring a parser of Rust, which takes longer to compile

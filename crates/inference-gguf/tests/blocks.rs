@@ -82,7 +82,7 @@ fn sizes_that_do_not_fit_are_refused() {
 #[test]
 fn q8_k_is_scale_times_integer() {
     let mut block = 0.37_f32.to_le_bytes().to_vec();
-    block.extend((0..256).map(|i| (i as i32 * 7 - 128) as u8));
+    block.extend((0..256).map(|i| (i * 7 - 128) as u8));
     block.extend([9; 32]);
     let mut values = vec![0.0; 256];
     BlockType::Q8K.decode(&block, &mut values).unwrap();

@@ -24,8 +24,10 @@ use crate::special_tokens::SpecialTokens;
 
 pub use clock::LocalTime;
 
-/// Most template instructions that one rendering may execute.
-const MAX_STEPS: u64 = 20_000_000;
+/// Most template instructions that one rendering may execute: a loop without
+/// end is over within a second, a conversation of thousands of turns is far
+/// below.
+const MAX_STEPS: u64 = 8_000_000;
 /// Most bytes that one rendering may produce.
 const MAX_OUTPUT: usize = 64 << 20;
 /// Most bytes of a template's source.

@@ -114,3 +114,17 @@ fn kinds_have_the_names_of_their_variants_in_snake_case() {
         assert_eq!(kind.as_str(), name);
     }
 }
+
+#[test]
+fn what_a_hostile_file_says_is_cut() {
+    let long = "é".repeat(10_000);
+    for error in [
+        Error::invalid_model("f", &*long, &*long, &*long),
+        Error::unsupported_model("f", &*long, &*long, "none"),
+    ] {
+        let message = error.to_string();
+        assert!(message.len() < 1400 && message.contains("ééé…"), "{message}");
+    }
+    let message = Error::invalid_model("f", "field", "a number", "").to_string();
+    assert_eq!(message, "f: field: expected a number, found \"\"");
+}
