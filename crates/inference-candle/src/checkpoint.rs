@@ -69,11 +69,11 @@ impl Checkpoint {
     fn from_gguf(files: ModelFiles, file: GgufFile) -> Result<Self> {
         let metadata = file.metadata();
         let config = DecoderConfig::from_gguf(&file)?;
-        let text = TextParts::default();
+        let text = TextParts::from_gguf(metadata)?;
         let place = "the rows of tensor `token_embd.weight`";
         check_vocabulary(metadata.file(), &text, &config, place)?;
         let generation = GenerationConfig::from_gguf(metadata)?;
-        let eos = gguf_ends(metadata)?;
+        let eos = gguf_ends(metadata, &text)?;
         check_eos(metadata.file(), "the tokens that end a text", &eos, &config)?;
         let format = Format::Gguf(file);
         Ok(Self { config, text, generation, eos, files, format })
@@ -102,8 +102,9 @@ impl Checkpoint {
 const ENDS: [&str; 3] =
     ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 
-fn gguf_ends(metadata: &Metadata) -> Result<Vec<TokenId>> {
-    let mut ends = Vec::new();
+/// What the vocabulary says, and what a file without one does.
+fn gguf_ends(metadata: &Metadata, text: &TextParts) -> Result<Vec<TokenId>> {
+    let mut ends = text.eos_ids.clone();
     for key in ENDS {
         let Some(id) = metadata.size(key)? else { continue };
         let too_large = || metadata.invalid(key, "a token id", id.to_string());
