@@ -10,6 +10,7 @@ use inference_engine::{EngineModel, EngineOptions, ModelParts};
 
 use crate::checkpoint::Checkpoint;
 use crate::kv_plan::KvPlan;
+use crate::quantize::QuantizedOnLoad;
 use crate::{CandleRunner, Decoder, DecoderConfig, ModelFiles, Ops, ReferenceOps};
 
 /// Most sequences at once; the engine's own limit.
@@ -67,6 +68,7 @@ pub fn load_model(
     refuse_layers(backend, options, &checkpoint.config, &*ops)?;
     let plan = KvPlan::new(&checkpoint.config, options, engine.max_batch)?;
     let weights = checkpoint.weights()?;
+    let weights = QuantizedOnLoad::wrap(weights, &checkpoint.config, options)?;
     let Checkpoint { config, text, generation, eos, .. } = checkpoint;
 
     let report = |event: ProgressEvent| {
@@ -141,9 +143,6 @@ pub fn load_on_device(
 fn refuse_options(backend: &str, options: &LoadOptions) -> Result<()> {
     if options.adapter_path.is_some() {
         return Err(Error::unsupported(backend, "adapter_path"));
-    }
-    if options.quantize.is_some() {
-        return Err(Error::unsupported(backend, "quantize"));
     }
     Ok(())
 }

@@ -73,4 +73,8 @@ impl WeightSource for QuantizedWeights {
         }
         self.files.get(name)
     }
+
+    fn release_pages(&self) {
+        self.files.release_pages();
+    }
 }

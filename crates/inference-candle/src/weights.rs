@@ -16,6 +16,7 @@ pub(crate) use mapped_bytes::MappedBytes;
 pub use safetensors_file::SafetensorsFiles;
 pub(crate) use safetensors_file::{ElementType, RawTensor};
 
+pub(crate) use aligned::AlignedBytes;
 use aligned::aligned;
 
 use crate::Weight;

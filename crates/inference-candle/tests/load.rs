@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use inference_candle::{ReferenceOps, load_model};
 use inference_core::{
     EmbeddedFiles, ErrorKind, GenerateOptions, KvDtype, LoadOptions, ModelSource, ProgressEvent,
-    ProgressSink, Prompt, QuantizeType, Result, TextModel,
+    ProgressSink, Prompt, Result, TextModel,
 };
 use inference_fixtures::ids;
 
@@ -80,7 +80,6 @@ fn options_that_cannot_be_honoured_are_refused_by_name() {
     let new = LoadOptions::new;
     for (options, kind, name) in [
         (new().with_adapter_path("x"), ErrorKind::Unsupported, "adapter_path"),
-        (new().with_quantize(QuantizeType::Q8_0), ErrorKind::Unsupported, "quantize"),
         (new().with_gpu_layers(3), ErrorKind::Unsupported, "gpu_layers"),
         (new().with_kv_dtype(KvDtype::Q8_0), ErrorKind::Unsupported, "q8_0"),
         (new().with_context_len(257), ErrorKind::InvalidOption, "context_len"),

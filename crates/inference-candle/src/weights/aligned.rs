@@ -22,13 +22,13 @@ pub(super) fn aligned(
 }
 
 /// Bytes at an address that is a multiple of 8.
-pub(super) struct AlignedBytes {
+pub(crate) struct AlignedBytes {
     words: Vec<u64>,
     len: usize,
 }
 
 impl AlignedBytes {
-    pub(super) fn zeroed(len: usize) -> Self {
+    pub(crate) fn zeroed(len: usize) -> Self {
         Self { words: vec![0; len.div_ceil(8)], len }
     }
 }

@@ -30,6 +30,7 @@ pub struct SafetensorsFiles {
     /// What to name where a tensor is missing.
     file: String,
     stored_bytes: u64,
+    files: Vec<MappedBytes>,
 }
 
 struct Entry {
@@ -134,7 +135,12 @@ impl SafetensorsFiles {
     /// [`ErrorKind::InvalidModel`](inference_core::ErrorKind::InvalidModel)
     /// naming file, field or tensor, [`ErrorKind::Io`](inference_core::ErrorKind::Io).
     pub fn open(files: &ModelFiles) -> Result<Self> {
-        let mut opened = Self { tensors: HashMap::new(), file: SINGLE.to_owned(), stored_bytes: 0 };
+        let mut opened = Self {
+            tensors: HashMap::new(),
+            file: SINGLE.to_owned(),
+            stored_bytes: 0,
+            files: Vec::new(),
+        };
         if files.contains(SINGLE) {
             opened.add(files, SINGLE)?;
             return Ok(opened);
@@ -199,6 +205,7 @@ impl SafetensorsFiles {
         let bytes = files.map_releasable(name)?;
         let file: Arc<str> = name.into();
         let header = Header::parse(name, bytes.all())?;
+        self.files.push(bytes.clone());
         for (tensor, parsed) in header.tensors {
             self.stored_bytes += parsed.range.len() as u64;
             let (kind, shape) = (parsed.kind, parsed.shape);
@@ -237,6 +244,12 @@ impl WeightSource for SafetensorsFiles {
         let bytes = entry.bytes.shared();
         let (bytes, range) = aligned(bytes, entry.range.clone(), dtype.size_in_bytes());
         Weight::stored(name, entry.shape.clone(), WeightType::Dense(dtype), bytes, range)
+    }
+
+    fn release_pages(&self) {
+        for file in &self.files {
+            file.release(0..file.all().len());
+        }
     }
 }
 
