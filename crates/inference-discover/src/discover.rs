@@ -1,13 +1,17 @@
 //! The walk over folders.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use inference_core::{DiscoveredModel, Error, Result};
 
 use crate::folder::{Entry, Folder};
+use crate::read_ahead::{self, Found};
 use crate::{DiscoverOptions, adapter_folder, gguf_model, safetensors_folder};
+
+/// Most models that are described before they are asked for.
+const MAX_AHEAD: usize = 64;
 
 /// The models below a folder, or the one in a file; see [`Discover`].
 ///
@@ -25,8 +29,9 @@ pub fn discover(root: impl Into<PathBuf>) -> Discover {
 
 /// The models below a folder, in the order of their paths.
 ///
-/// Lazy: what follows a model is looked at when it is asked for. Only headers
-/// are read. A folder is a model where it has `config.json` and safetensors, an
+/// Lazy: what follows a model is looked at when it is asked for, or, as more
+/// and more are asked for, up to 64 models of the same folder at once, on
+/// several threads. Only headers are read. A folder is a model where it has `config.json` and safetensors, an
 /// adapter where it has `adapter_config.json`; each GGUF file is a model, a
 /// split one with all of its parts, and several in a folder are several models.
 /// Symbolic links are followed; what two paths lead to is listed once, under
@@ -40,6 +45,10 @@ pub struct Discover {
     options: DiscoverOptions,
     /// What is left to do, the next on top.
     pending: Vec<Pending>,
+    /// What was described ahead.
+    ready: VecDeque<Result<DiscoveredModel>>,
+    /// How many to describe at once next time.
+    ahead: usize,
     /// Canonical paths of folders and GGUF files.
     seen: HashSet<PathBuf>,
 }
@@ -48,9 +57,7 @@ pub struct Discover {
 enum Pending {
     Root(PathBuf),
     Folder { path: PathBuf, depth: usize },
-    Gguf(PathBuf),
-    Safetensors(PathBuf),
-    Adapter(PathBuf),
+    Model(Found),
     Failed(Error),
 }
 
@@ -58,7 +65,8 @@ impl Discover {
     /// The models below `root`, as far as the options allow.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>, options: DiscoverOptions) -> Self {
-        Self { options, pending: vec![Pending::Root(root.into())], seen: HashSet::new() }
+        let pending = vec![Pending::Root(root.into())];
+        Self { options, pending, ready: VecDeque::new(), ahead: 1, seen: HashSet::new() }
     }
 
     /// Whether this path is met for the first time, by whatever name.
@@ -74,10 +82,10 @@ impl Discover {
         let folder = Folder::read(path)?;
         let mut found = Vec::new();
         if folder.is_adapter() {
-            found.push(Pending::Adapter(path.to_owned()));
+            found.push(Pending::Model(Found::Adapter(path.to_owned())));
         }
         if folder.is_model()? {
-            found.push(Pending::Safetensors(path.to_owned()));
+            found.push(Pending::Model(Found::Safetensors(path.to_owned())));
         }
         for entry in folder.entries {
             match entry {
@@ -89,7 +97,7 @@ impl Discover {
                         found.push(Pending::Folder { path, depth: depth + 1 });
                     }
                 }
-                Entry::Gguf(path) => found.push(Pending::Gguf(path)),
+                Entry::Gguf(path) => found.push(Pending::Model(Found::Gguf(path))),
                 Entry::Failed(error) => found.push(Pending::Failed(error)),
             }
         }
@@ -97,24 +105,52 @@ impl Discover {
         Ok(())
     }
 
-    /// What a step of the walk found, if anything.
-    fn step(&mut self, pending: Pending) -> Result<Option<DiscoveredModel>> {
+    /// Goes on by one step; what it found is ready then, if it found anything.
+    fn step(&mut self, pending: Pending) -> Result<()> {
         match pending {
             Pending::Failed(error) => Err(error),
-            Pending::Safetensors(path) => safetensors_folder::describe(&path).map(Some),
-            Pending::Adapter(path) => adapter_folder::describe(&path).map(Some),
-            Pending::Gguf(path) => match self.is_new(&path)? {
-                true => gguf_model::describe(&path).map(Some),
-                false => Ok(None),
-            },
-            Pending::Folder { path, depth } => self.enter(&path, depth).map(|()| None),
+            Pending::Model(found) => {
+                self.pending.push(Pending::Model(found));
+                self.describe_ahead()
+            }
+            Pending::Folder { path, depth } => self.enter(&path, depth),
             Pending::Root(path) => {
                 let facts = fs::metadata(&path).map_err(|e| Error::io(&path, "open", e))?;
                 if facts.is_dir() {
-                    return self.enter(&path, 0).map(|()| None);
+                    return self.enter(&path, 0);
                 }
-                file(&path).map(Some)
+                self.ready.push_back(file(&path));
+                Ok(())
             }
+        }
+    }
+
+    /// Describes the models on top of what is left to do.
+    fn describe_ahead(&mut self) -> Result<()> {
+        let mut models = Vec::new();
+        let mut failed = Ok(());
+        while models.len() < self.ahead {
+            let model = |pending: &mut Pending| matches!(pending, Pending::Model(_));
+            let Some(Pending::Model(found)) = self.pending.pop_if(model) else { break };
+            match self.is_new_model(&found) {
+                Ok(true) => models.push(found),
+                Ok(false) => {}
+                Err(error) => {
+                    failed = Err(error);
+                    break;
+                }
+            }
+        }
+        self.ahead = (self.ahead * 2).min(MAX_AHEAD);
+        self.ready.extend(read_ahead::describe(&models));
+        failed
+    }
+
+    /// A folder was met for the first time where it was entered.
+    fn is_new_model(&mut self, found: &Found) -> Result<bool> {
+        match found {
+            Found::Gguf(path) => self.is_new(path),
+            _ => Ok(true),
         }
     }
 }
@@ -124,9 +160,13 @@ impl Iterator for Discover {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let pending = self.pending.pop()?;
-            if let Some(item) = self.step(pending).transpose() {
+            if let Some(item) = self.ready.pop_front() {
                 return Some(item);
+            }
+            let pending = self.pending.pop()?;
+            if let Err(error) = self.step(pending) {
+                // Behind what was described before it.
+                self.ready.push_back(Err(error));
             }
         }
     }

@@ -17,6 +17,7 @@ mod license;
 mod names;
 mod options;
 mod parameters;
+mod read_ahead;
 mod reference;
 mod repository_files;
 mod resolve;

@@ -62,6 +62,25 @@ impl<'a> Cursor<'a> {
         self.take(len, what)
     }
 
+    /// Moves over `count` texts, checking that they are there.
+    pub(crate) fn skip_texts(&mut self, count: usize, what: impl Fn() -> String) -> Result<()> {
+        let mut rest = self.bytes.get(self.at..).unwrap_or_default();
+        for _ in 0..count {
+            let text = rest.split_first_chunk::<8>().and_then(|(len, after)| {
+                after.get(usize::try_from(u64::from_le_bytes(*len)).ok()?..)
+            });
+            let Some(after) = text else {
+                // The general way says what is wrong.
+                self.at = self.bytes.len() - rest.len();
+                self.text_bytes(&what)?;
+                return Err(self.ends(0, &what()));
+            };
+            rest = after;
+        }
+        self.at = self.bytes.len() - rest.len();
+        Ok(())
+    }
+
     /// A count of things of at least `least` bytes each: no more than `most`,
     /// and no more than there can be in what is left.
     pub(crate) fn count(&mut self, least: usize, most: usize, what: &str) -> Result<usize> {

@@ -106,6 +106,8 @@ impl ValueType {
                         let expected = format!("arrays nested at most {MAX_DEPTH} deep");
                         return Err(Error::invalid_model(cursor.file, key, expected, "deeper"));
                     }
+                    // Vocabularies: most of what a header holds.
+                    None if element == Self::Text => cursor.skip_texts(len, what)?,
                     None => {
                         for _ in 0..len {
                             element.skip(cursor, key, depth + 1)?;
