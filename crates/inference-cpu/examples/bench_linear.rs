@@ -1,17 +1,23 @@
-//! Compares affine maps with Candle's own matrix product, in one process.
+//! Compares affine maps with Candle's own matrix products, in one process.
 //!
 //! ```sh
-//! cargo run --release -p inference-cpu --example bench_linear [THREADS]
+//! cargo run --release -p inference-cpu --example bench_linear [THREADS [TYPE…]]
 //! ```
+//!
+//! Types are `f32`, `f16`, `bf16` and quantized ones such as `q4_k`; all by
+//! default. For quantized types Candle's product runs on its own thread pool,
+//! as wide as `RAYON_NUM_THREADS` says.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
+use candle_core::{DType, Device, Module, Tensor};
 use half::{bf16, f16};
-use inference_candle::{Ops, Weight, WeightType};
-use inference_core::Result;
+use inference_candle::{Linear, Ops, Weight, WeightType};
+use inference_core::{Error, Result};
 use inference_cpu::{CpuOps, CpuOptions};
+use inference_gguf::BlockType;
 
 const OUT: usize = 8192;
 const IN: usize = 2048;
@@ -64,40 +70,105 @@ fn weight(values: &[f32], dtype: DType) -> Result<Weight> {
     Weight::stored("w", vec![OUT, IN], WeightType::Dense(dtype), Arc::new(Bytes(words)), range)
 }
 
+/// What is compared: our operations on as many rows of activations.
+struct Bench<'a> {
+    ops: &'a CpuOps,
+    values: &'a [f32],
+    rows: usize,
+    x: Tensor,
+    repeats: usize,
+}
+
+impl Bench<'_> {
+    #[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
+    fn compare(
+        &self,
+        name: &str,
+        bytes: usize,
+        ours: &dyn Linear,
+        theirs: impl FnMut() -> Result<Tensor>,
+    ) -> Result<()> {
+        let (ours, ours_cpu) = medians(self.repeats, || ours.forward(&self.x))?;
+        let (theirs, theirs_cpu) = medians(self.repeats, theirs)?;
+        let products = (self.rows * OUT * IN) as f64;
+        println!(
+            "rows {:>3} {name:>5}: {:>7.3} ms ({:>7.3} CPU) {:>6.1} GMAC/s {:>5.1} GB/s; \
+             Candle {:>7.3} ms ({:>7.3} CPU) {:>6.1} GMAC/s",
+            self.rows,
+            ours * 1e3,
+            ours_cpu * 1e3,
+            products / ours / 1e9,
+            bytes as f64 / ours / 1e9,
+            theirs * 1e3,
+            theirs_cpu * 1e3,
+            products / theirs / 1e9,
+        );
+        Ok(())
+    }
+
+    /// Candle's product of f32 activations needs the weight in f32.
+    fn dense(&self, dtype: DType) -> Result<()> {
+        let weight = weight(self.values, dtype)?;
+        let linear = self.ops.linear(&weight, None)?;
+        let matrix = weight.to_tensor(&Device::Cpu)?;
+        let matrix = matrix.to_dtype(DType::F32).and_then(|m| m.t()).map_err(candle)?;
+        let bytes = OUT * IN * dtype.size_in_bytes();
+        self.compare(dtype.as_str(), bytes, &*linear, || self.x.matmul(&matrix).map_err(candle))
+    }
+
+    /// The same blocks for both, made by Candle.
+    fn blocks(&self, kind: BlockType, dtype: GgmlDType) -> Result<()> {
+        let values = Tensor::from_slice(self.values, (OUT, IN), &Device::Cpu).map_err(candle)?;
+        let matrix = QTensor::quantize(&values, dtype).map_err(candle)?;
+        let mut bytes = matrix.data().map_err(candle)?.into_owned();
+        let range = 0..bytes.len();
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        let words = bytes.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
+        let bytes = Arc::new(Bytes(words));
+        let (shape, kind) = (vec![OUT, IN], WeightType::Blocks(kind));
+        let weight = Weight::stored("w", shape, kind, bytes, range.clone())?;
+        let linear = self.ops.linear(&weight, None)?;
+        let theirs = QMatMul::from_qtensor(matrix).map_err(candle)?;
+        self.compare(&kind.to_string(), range.len(), &*linear, || {
+            theirs.forward(&self.x).map_err(candle)
+        })
+    }
+}
+
+fn candle(error: candle_core::Error) -> Error {
+    Error::engine("candle", error)
+}
+
 #[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 fn main() -> Result<()> {
-    let threads = std::env::args().nth(1).and_then(|arg| arg.parse().ok());
+    let mut args = std::env::args().skip(1);
     let mut options = CpuOptions::new();
-    options.threads = threads;
+    options.threads = args.next().and_then(|arg| arg.parse().ok());
+    let types: Vec<String> = args.collect();
+    let wanted = |name: &str| types.is_empty() || types.iter().any(|t| t == name);
     let ops = CpuOps::new(&options)?;
     println!("kernels {}, {} threads, weight [{OUT}, {IN}]", ops.tier(), ops.threads());
     let values: Vec<f32> = (0..OUT * IN).map(|i| ((i % 8191) as f32 - 4095.0) / 4095.0).collect();
-    let candle = |error| inference_core::Error::engine("candle", error);
     for rows in [1, 2, 4, 8, 16, 128] {
         let x: Vec<f32> = (0..rows * IN).map(|i| ((i % 1021) as f32 - 510.0) / 510.0).collect();
         let x = Tensor::from_vec(x, (rows, IN), &Device::Cpu).map_err(candle)?;
         let repeats = if rows == 128 { 9 } else { 31 };
+        let bench = Bench { ops: &ops, values: &values, rows, x, repeats };
         for dtype in [DType::F32, DType::F16, DType::BF16] {
-            let weight = weight(&values, dtype)?;
-            let linear = ops.linear(&weight, None)?;
-            let (ours, ours_cpu) = medians(repeats, || linear.forward(&x))?;
-            // Candle's product of f32 activations needs the weight in f32.
-            let matrix = weight.to_tensor(&Device::Cpu)?;
-            let matrix = matrix.to_dtype(DType::F32).and_then(|m| m.t()).map_err(candle)?;
-            let (theirs, theirs_cpu) = medians(repeats, || x.matmul(&matrix).map_err(candle))?;
-            let operations = 2.0 * (rows * OUT * IN) as f64;
-            let bytes = (OUT * IN * dtype.size_in_bytes()) as f64;
-            println!(
-                "rows {rows:>3} {dtype:?}: {:>7.3} ms ({:>7.3} CPU) {:>6.1} GFLOP/s {:>5.1} GB/s; \
-                 Candle on f32 {:>7.3} ms ({:>7.3} CPU) {:>6.1} GFLOP/s",
-                ours * 1e3,
-                ours_cpu * 1e3,
-                operations / ours / 1e9,
-                bytes / ours / 1e9,
-                theirs * 1e3,
-                theirs_cpu * 1e3,
-                operations / theirs / 1e9,
-            );
+            if wanted(dtype.as_str()) {
+                bench.dense(dtype)?;
+            }
+        }
+        for (kind, dtype) in [
+            (BlockType::Q4_0, GgmlDType::Q4_0),
+            (BlockType::Q8_0, GgmlDType::Q8_0),
+            (BlockType::Q4K, GgmlDType::Q4K),
+            (BlockType::Q5K, GgmlDType::Q5K),
+            (BlockType::Q6K, GgmlDType::Q6K),
+        ] {
+            if wanted(&WeightType::Blocks(kind).to_string()) {
+                bench.blocks(kind, dtype)?;
+            }
         }
     }
     Ok(())

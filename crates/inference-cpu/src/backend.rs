@@ -15,7 +15,8 @@ const NAME: &str = "cpu";
 
 /// Runs models on the CPU.
 ///
-/// Of [`LoadOptions`] it honours `threads` and (on Linux) `affinity` itself;
+/// Of [`LoadOptions`] it honours `threads`, `precision` and (on Linux) `affinity`
+/// itself;
 /// the loader honours or refuses the rest.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CpuBackend {
@@ -67,6 +68,7 @@ impl Backend for CpuBackend {
         options.validate()?;
         let mut cpu = CpuOptions::new().with_tier(self.tier());
         cpu.threads = options.threads;
+        cpu.precision = options.precision;
         cpu.affinity.clone_from(&options.affinity);
         let ops = CpuOps::new(&cpu)?;
         tracing::debug!(tier = %ops.tier(), threads = ops.threads(), model = %source, "loading");

@@ -18,8 +18,11 @@
     reason = "one index walks rows, weights or registers of several arrays and pointers at once"
 )]
 
+mod activations;
 mod attention;
+mod blocks;
 mod elementwise;
+pub(crate) mod format;
 mod linear;
 pub(crate) mod part;
 
@@ -36,10 +39,13 @@ use std::fmt;
 
 use half::{bf16, f16};
 use inference_candle::Activation;
+use inference_gguf::BlockType;
 
+pub(crate) use activations::{QuantizedRow, padded};
 pub(crate) use attention::{AttentionArgs, AttentionRow, KeyRun};
+pub(crate) use blocks::BlockArgs;
 pub(crate) use linear::{LinearArgs, PANEL_FEATURES, panel_scratch_len};
-pub(crate) use part::{Element, LANES};
+pub(crate) use part::{Element, GROUP, LANES};
 
 /// The instruction sets that kernels exist for.
 ///
@@ -124,7 +130,14 @@ pub(crate) struct Kernels {
     pub(crate) rms_norm: unsafe fn(&[f32], &[f32], &mut [f32], f32),
     /// `activation(gate) * up`: `(gate, up, out, activation)`.
     pub(crate) gated: unsafe fn(&[f32], &[f32], &mut [f32], Activation),
+    /// Quantizes a row of activations.
+    pub(crate) quantize: unsafe fn(&[f32], &mut QuantizedRow<'_>),
+    /// The affine map over blocks of a type, where they are groups of integers.
+    pub(crate) blocks: fn(BlockType) -> Option<BlockKernel>,
 }
+
+/// An affine map over blocks of one type.
+pub(crate) type BlockKernel = unsafe fn(&BlockArgs);
 
 /// The kernels of one instruction set for one type of stored element.
 #[derive(Debug)]
@@ -148,7 +161,8 @@ macro_rules! kernel_table {
     ) => {
         use inference_candle::Activation;
         use $crate::kernels::{
-            AttentionArgs, ElementKernels, Kernels, LinearArgs, attention, elementwise, linear,
+            AttentionArgs, BlockArgs, BlockKernel, ElementKernels, Kernels, LinearArgs,
+            QuantizedRow, activations, attention, blocks, elementwise, format, linear,
         };
 
         $crate::kernels::kernel_table!(@element f32, f32_kernels, $part, $parts, $rows, $weights, $single $(, $features)?);
@@ -165,6 +179,16 @@ macro_rules! kernel_table {
             elementwise::gated::<$part>(gate, up, out, activation);
         }
 
+        $(#[target_feature(enable = $features)])?
+        unsafe fn quantize(x: &[f32], row: &mut QuantizedRow<'_>) {
+            activations::quantize(x, row);
+        }
+
+        $(#[target_feature(enable = $features)])?
+        unsafe fn affine<F: format::Format>(args: &BlockArgs) {
+            blocks::affine::<$part, F, $parts>(args);
+        }
+
         pub(super) static KERNELS: Kernels = Kernels {
             tier: $tier,
             f32: f32_kernels::KERNELS,
@@ -172,6 +196,10 @@ macro_rules! kernel_table {
             bf16: bf16_kernels::KERNELS,
             rms_norm,
             gated,
+            quantize,
+            blocks: |kind| {
+                format::with_format!(kind, F => affine::<F> as BlockKernel)
+            },
         };
     };
     (

@@ -34,7 +34,24 @@
 //!
 //! f32, f16 and bf16 weights are read from the mapped file and widened in
 //! registers (few rows) or panel by panel in cache (many rows); no widened
-//! copy is held. Keys and values are f32, f16 or bf16, in one pool whose pages
+//! copy is held. GGUF's blocks and the codecs of other quantized checkpoints
+//! stay as they are too; [`LoadOptions::precision`] says how they are computed
+//! with:
+//!
+//! - [`Precision::Fast`], the default: activations are quantized to 8 bits with
+//!   one scale per 32 (`max |x| / 127`, nearest, ties to even) and multiplied
+//!   with blocks as integers, exactly, group of 16 by group; groups are the
+//!   terms of the order above. A value that is not finite makes its row NaN; a
+//!   run of 32 below 1e-36 counts as zeros. Codecs (GPTQ, AWQ, MLX, FP8) are
+//!   computed with as in
+//! - [`Precision::Exact`]: a few rows at a time are decoded to f32, and give
+//!   the bits that a dense f32 weight gives.
+//!
+//! [`LoadOptions::precision`]: inference_core::LoadOptions::precision
+//! [`Precision::Fast`]: inference_core::Precision::Fast
+//! [`Precision::Exact`]: inference_core::Precision::Exact
+//!
+//! Keys and values are f32, f16 or bf16, in one pool whose pages
 //! the operating system commits when they are first written.
 //!
 //! # Threads
@@ -46,6 +63,7 @@
 
 mod attention;
 mod backend;
+mod block_linear;
 mod device;
 mod kernels;
 mod kv_cache;

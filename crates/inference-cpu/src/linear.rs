@@ -13,7 +13,7 @@ use crate::workers::Workers;
 
 /// Rows from which on weights are widened panel by panel instead of in
 /// registers. Either way computes the same bits.
-const PANEL_MIN_ROWS: usize = 8;
+pub(crate) const PANEL_MIN_ROWS: usize = 8;
 
 /// Features per task where the weights are read directly: a multiple of every
 /// tile's size.
@@ -36,28 +36,12 @@ impl CpuLinear {
         weight: &Weight,
         bias: Option<&Weight>,
     ) -> Result<Self> {
-        let invalid = |weight: &Weight, expected: &str| {
-            Err(Error::invalid_model(
-                "weights",
-                format!("tensor `{}`", weight.name()),
-                expected,
-                format!("{} {:?}", weight.kind(), weight.shape()),
-            ))
-        };
-        let &[out_features, in_features] = weight.shape() else {
-            return invalid(weight, "a matrix");
-        };
+        let (out_features, in_features) = matrix(weight)?;
         let kinds = [DType::F32, DType::F16, DType::BF16].map(WeightType::Dense);
         if !kinds.contains(&weight.kind()) {
-            return invalid(weight, "f32, f16 or bf16");
+            return Err(invalid(weight, "f32, f16 or bf16"));
         }
-        let bias = match bias {
-            None => None,
-            Some(bias) if bias.shape() != [out_features] => {
-                return invalid(bias, &format!("a vector of {out_features}"));
-            }
-            Some(bias) => Some(widened(bias)?),
-        };
+        let bias = bias_of(bias, out_features)?;
         let weight = weight.clone();
         Ok(Self { kernels, workers, weight, in_features, out_features, bias })
     }
@@ -133,12 +117,7 @@ impl Linear for CpuLinear {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let &[rows, width] = x.dims() else {
-            return Err(shapes("linear", &[x.dims(), self.weight.shape()]));
-        };
-        if width != self.in_features {
-            return Err(shapes("linear", &[x.dims(), self.weight.shape()]));
-        }
+        let rows = input(x, &self.weight)?;
         let x = Contiguous::new(x, "linear input")?;
         let x = x.elements()?;
         let x = x.f32()?;
@@ -169,6 +148,42 @@ impl fmt::Debug for CpuLinear {
     }
 }
 
+fn invalid(weight: &Weight, expected: impl Into<String>) -> Error {
+    Error::invalid_model(
+        "weights",
+        format!("tensor `{}`", weight.name()),
+        expected,
+        format!("{} {:?}", weight.kind(), weight.shape()),
+    )
+}
+
+/// The output and input features of a weight.
+pub(crate) fn matrix(weight: &Weight) -> Result<(usize, usize)> {
+    match weight.shape() {
+        &[out_features, in_features] => Ok((out_features, in_features)),
+        _ => Err(invalid(weight, "a matrix")),
+    }
+}
+
+/// A bias for as many features, widened.
+pub(crate) fn bias_of(bias: Option<&Weight>, out_features: usize) -> Result<Option<Vec<f32>>> {
+    match bias {
+        Some(bias) if bias.shape() != [out_features] => {
+            Err(invalid(bias, format!("a vector of {out_features}")))
+        }
+        Some(bias) => widened(bias).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The number of rows of an input that fits the weight.
+pub(crate) fn input(x: &Tensor, weight: &Weight) -> Result<usize> {
+    match x.dims() {
+        &[rows, width] if width == weight.columns() => Ok(rows),
+        dims => Err(shapes("linear", &[dims, weight.shape()])),
+    }
+}
+
 /// The start of an output that tasks write disjoint parts of.
 #[derive(Clone, Copy)]
 pub(crate) struct SharedOut(pub(crate) *mut f32);
@@ -187,7 +202,7 @@ impl SharedOut {
 }
 
 /// Copies rows of `k` elements to rows of `stride`, filled up with zeros.
-fn pad_rows(x: &[f32], k: usize, stride: usize) -> Vec<f32> {
+pub(crate) fn pad_rows(x: &[f32], k: usize, stride: usize) -> Vec<f32> {
     let mut padded = vec![0.0; x.len() / k * stride];
     for (to, from) in padded.chunks_exact_mut(stride).zip(x.chunks_exact(k)) {
         to[..k].copy_from_slice(from);

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use inference_candle::{
-    Activation, AttentionSpec, BatchView, KvCache, KvLayout, Linear, Ops, Weight,
+    Activation, AttentionSpec, BatchView, KvCache, KvLayout, Linear, Ops, Weight, WeightType,
 };
-use inference_core::{Error, Result};
+use inference_core::{Error, Precision, Result};
 
 use crate::CpuOptions;
 use crate::attention::{Keys, Operands, attend, store};
+use crate::block_linear::BlockLinear;
 use crate::kernels::{Element, Kernels, Tier};
 use crate::kv_cache::{CpuKvCache, LayerBlocks, Pool, Pools};
 use crate::linear::CpuLinear;
@@ -27,6 +28,7 @@ pub struct CpuOps {
     device: Device,
     kernels: &'static Kernels,
     workers: Workers,
+    precision: Precision,
 }
 
 impl CpuOps {
@@ -45,7 +47,8 @@ impl CpuOps {
             .kernels()
             .ok_or_else(|| Error::unsupported("this CPU", format!("the kernels `{tier}`")))?;
         let workers = Workers::new(options.threads, options.affinity.as_deref())?;
-        Ok(Self { device: Device::Cpu, kernels, workers })
+        let precision = options.precision.unwrap_or(Precision::Fast);
+        Ok(Self { device: Device::Cpu, kernels, workers, precision })
     }
 
     /// The instruction set in use.
@@ -80,7 +83,13 @@ impl Ops for CpuOps {
     }
 
     fn linear(&self, weight: &Weight, bias: Option<&Weight>) -> Result<Arc<dyn Linear>> {
-        Ok(Arc::new(CpuLinear::new(self.kernels, self.workers.clone(), weight, bias)?))
+        let (kernels, workers) = (self.kernels, self.workers.clone());
+        match weight.kind() {
+            WeightType::Blocks(_) | WeightType::Coded(_) => {
+                Ok(Arc::new(BlockLinear::new(kernels, workers, self.precision, weight, bias)?))
+            }
+            _ => Ok(Arc::new(CpuLinear::new(kernels, workers, weight, bias)?)),
+        }
     }
 
     fn kv_cache(&self, layout: &KvLayout) -> Result<Box<dyn KvCache>> {

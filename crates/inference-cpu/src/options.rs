@@ -1,5 +1,7 @@
 //! How the operations are set up.
 
+use inference_core::Precision;
+
 use crate::Tier;
 
 /// Options of [`CpuOps`](crate::CpuOps).
@@ -21,6 +23,8 @@ pub struct CpuOptions {
     pub affinity: Option<Vec<usize>>,
     /// The instruction set. Default: [`Tier::best`].
     pub tier: Option<Tier>,
+    /// How quantized weights are computed with. Default: [`Precision::Fast`].
+    pub precision: Option<Precision>,
 }
 
 impl CpuOptions {
@@ -48,6 +52,13 @@ impl CpuOptions {
     #[must_use]
     pub fn with_tier(mut self, tier: Tier) -> Self {
         self.tier = Some(tier);
+        self
+    }
+
+    /// Chooses how quantized weights are computed with.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = Some(precision);
         self
     }
 }

@@ -54,6 +54,20 @@ impl Workers {
         }
     }
 
+    /// Calls `task` with each item; otherwise [`for_each`](Self::for_each).
+    pub(crate) fn for_each_mut<T: Send>(
+        &self,
+        items: &mut [T],
+        work: usize,
+        task: impl Fn(&mut T) + Sync + Send,
+    ) {
+        if items.len() <= 1 || self.threads() == 1 || work < SERIAL_WORK {
+            items.iter_mut().for_each(task);
+        } else {
+            self.pool.install(|| items.par_iter_mut().for_each(task));
+        }
+    }
+
     /// Calls `task` with each chunk of `out` and its index; otherwise
     /// [`for_each`](Self::for_each).
     pub(crate) fn for_each_chunk(

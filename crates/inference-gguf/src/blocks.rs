@@ -21,7 +21,6 @@ mod k_quants;
 mod simple;
 mod ternary;
 
-use half::f16;
 use inference_core::{Error, Result};
 
 pub use fp4::{unpack_mxfp4, unpack_nvfp4};
@@ -180,7 +179,21 @@ fn nvfp4(bytes: &[u8], out: &mut Unpacked) {
 /// The 16-bit float at `at`.
 #[inline(always)]
 pub(crate) fn half_at<const N: usize>(block: &[u8; N], at: usize) -> f32 {
-    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+    f16_value(u16::from_le_bytes([block[at], block[at + 1]]))
+}
+
+/// The value of a 16-bit float, without a call and without asking for the
+/// CPU's instructions.
+#[inline(always)]
+pub(crate) fn f16_value(bits: u16) -> f32 {
+    let bits = u32::from(bits);
+    let (sign, magnitude) = ((bits & 0x8000) << 16, (bits & 0x7fff) << 13);
+    // In the place of f32's exponent and mantissa, a number is too small by
+    // 2^112, subnormal or not.
+    let number = (f32::from_bits(magnitude) * f32::from_bits((127 + 112) << 23)).to_bits();
+    let quiet = if bits & 0x3ff == 0 { 0 } else { 0x40_0000 };
+    let special = 0x7f80_0000 | magnitude | quiet;
+    f32::from_bits(sign | if bits & 0x7c00 == 0x7c00 { special } else { number })
 }
 
 /// The `N` bytes from `at` on, which are there.

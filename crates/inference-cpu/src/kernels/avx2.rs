@@ -8,7 +8,7 @@ use super::kernel_table;
 use super::part::Part;
 
 #[derive(Clone, Copy)]
-struct Avx2(__m256);
+pub(super) struct Avx2(__m256);
 
 impl Part for Avx2 {
     const WIDTH: usize = 8;
@@ -104,6 +104,49 @@ impl Part for Avx2 {
         let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
         _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
     }
+
+    #[inline(always)]
+    unsafe fn group_dots<const SIGNED: bool>(weights: *const i8, activations: *const i8) -> Self {
+        Self(_mm256_cvtepi32_ps(group_sums::<SIGNED>(weights, activations)))
+    }
+}
+
+/// The sums of [`Part::group_dots`] for eight groups.
+///
+/// # Safety
+///
+/// As [`Part::group_dots`].
+#[inline(always)]
+pub(super) unsafe fn group_sums<const SIGNED: bool>(
+    weights: *const i8,
+    activations: *const i8,
+) -> __m256i {
+    let a = quads::<SIGNED>(weights, activations);
+    let b = quads::<SIGNED>(weights.add(32), activations.add(32));
+    let c = quads::<SIGNED>(weights.add(64), activations.add(64));
+    let d = quads::<SIGNED>(weights.add(96), activations.add(96));
+    let sums = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+    // Even groups are in the lower half, odd ones in the upper.
+    _mm256_permutevar8x32_epi32(sums, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
+}
+
+/// The sums of four products each, of 32.
+///
+/// # Safety
+///
+/// As [`Part::group_dots`], for 32 values.
+#[inline(always)]
+unsafe fn quads<const SIGNED: bool>(weights: *const i8, activations: *const i8) -> __m256i {
+    let mut weights = _mm256_loadu_si256(weights.cast());
+    let mut activations = _mm256_loadu_si256(activations.cast());
+    if SIGNED {
+        // The instruction wants one factor unsigned: the sign moves over.
+        // Two products are at most 2 * 128 * 127, so nothing saturates.
+        activations = _mm256_sign_epi8(activations, weights);
+        weights = _mm256_abs_epi8(weights);
+    }
+    let pairs = _mm256_maddubs_epi16(weights, activations);
+    _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
 }
 
 kernel_table!(super::Tier::Avx2, Avx2, parts: 2, rows: 2, weights: 3, single: 4, "avx2,fma,f16c");

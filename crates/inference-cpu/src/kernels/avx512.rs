@@ -4,8 +4,9 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
+use super::avx2::group_sums;
 use super::kernel_table;
-use super::part::Part;
+use super::part::{GROUP, Part};
 
 #[derive(Clone, Copy)]
 struct Avx512(__m512);
@@ -120,6 +121,16 @@ impl Part for Avx512 {
         let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
         let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
         _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+    }
+
+    #[inline(always)]
+    unsafe fn group_dots<const SIGNED: bool>(weights: *const i8, activations: *const i8) -> Self {
+        // AVX-512F has no products of bytes: two halves with AVX2.
+        let lower = group_sums::<SIGNED>(weights, activations);
+        let upper = 8 * GROUP;
+        let upper = group_sums::<SIGNED>(weights.add(upper), activations.add(upper));
+        let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(lower), upper);
+        Self(_mm512_cvtepi32_ps(both))
     }
 }
 

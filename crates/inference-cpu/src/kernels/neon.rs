@@ -6,7 +6,7 @@ use std::arch::asm;
 use half::{bf16, f16};
 
 use super::kernel_table;
-use super::part::Part;
+use super::part::{GROUP, Part};
 
 #[derive(Clone, Copy)]
 struct Neon(float32x4_t);
@@ -113,6 +113,21 @@ impl Part for Neon {
         let two = vbsl_f32(vcgt_f32(low, high), low, high);
         let (a, b) = (vget_lane_f32::<0>(two), vget_lane_f32::<1>(two));
         if a > b { a } else { b }
+    }
+
+    #[inline(always)]
+    unsafe fn group_dots<const SIGNED: bool>(weights: *const i8, activations: *const i8) -> Self {
+        let mut groups = [vdupq_n_s32(0); 4];
+        for (group, sums) in groups.iter_mut().enumerate() {
+            let w = vld1q_s8(weights.add(group * GROUP));
+            let x = vld1q_s8(activations.add(group * GROUP));
+            // A product is at most 128 * 127, so it fits 16 bits.
+            let low = vmull_s8(vget_low_s8(w), vget_low_s8(x));
+            let high = vmull_s8(vget_high_s8(w), vget_high_s8(x));
+            *sums = vpadalq_s16(vpaddlq_s16(low), high);
+        }
+        let [a, b, c, d] = groups;
+        Self(vcvtq_f32_s32(vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d))))
     }
 }
 

@@ -7,6 +7,7 @@
 //! arithmetic is the same, operation for operation, and so are its results.
 
 use half::{bf16, f16};
+pub(crate) use inference_gguf::blocks::GROUP;
 
 /// Lanes of a reduction.
 pub(crate) const LANES: usize = 16;
@@ -49,6 +50,12 @@ pub(crate) trait Part: Copy {
     unsafe fn sum(self) -> f32;
     /// The greatest lane, halves first.
     unsafe fn greatest(self) -> f32;
+    /// One dot product per lane: lane `l` is that of the [`GROUP`] weights from
+    /// `l * GROUP` on with as many activations, exactly. Where not `SIGNED`, no
+    /// weight is negative. No activation is -128.
+    ///
+    /// `WIDTH * GROUP` values are readable at both pointers.
+    unsafe fn group_dots<const SIGNED: bool>(weights: *const i8, activations: *const i8) -> Self;
 }
 
 /// The sum of all lanes, in the order of the module's description.

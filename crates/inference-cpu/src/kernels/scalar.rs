@@ -7,7 +7,7 @@
 use half::{bf16, f16};
 
 use super::kernel_table;
-use super::part::{LANES, Part};
+use super::part::{GROUP, LANES, Part};
 
 #[derive(Clone, Copy)]
 pub(super) struct Scalar([f32; LANES]);
@@ -120,6 +120,17 @@ impl Part for Scalar {
     #[inline(always)]
     unsafe fn greatest(self) -> f32 {
         self.fold(|a, b| if a > b { a } else { b })
+    }
+
+    #[inline(always)]
+    unsafe fn group_dots<const SIGNED: bool>(weights: *const i8, activations: *const i8) -> Self {
+        let mut dots = [0i32; LANES];
+        for (lane, dot) in dots.iter_mut().enumerate() {
+            for i in lane * GROUP..(lane + 1) * GROUP {
+                *dot += i32::from(*weights.add(i)) * i32::from(*activations.add(i));
+            }
+        }
+        Self(dots.map(|dot| dot as f32))
     }
 }
 

@@ -113,9 +113,10 @@ pub(super) fn two_bits(bytes: &[u8; 64], q: &mut [i8; 256]) {
 fn four_bits(bytes: &[u8; 128], q: &mut [i8; 256]) {
     for quarter in 0..4 {
         for i in 0..32 {
-            let byte = bytes[32 * quarter + i];
-            q[64 * quarter + i] = (byte & 15) as i8;
-            q[64 * quarter + 32 + i] = (byte >> 4) as i8;
+            q[64 * quarter + i] = (bytes[32 * quarter + i] & 15) as i8;
+        }
+        for i in 0..32 {
+            q[64 * quarter + 32 + i] = (bytes[32 * quarter + i] >> 4) as i8;
         }
     }
 }

@@ -52,6 +52,8 @@ pub fn unpack_q8_0(block: &[u8; 34], q: &mut [i8; 32]) -> (f32, f32) {
 pub(super) fn nibbles(bytes: &[u8; 16], q: &mut [i8; 32]) {
     for i in 0..16 {
         q[i] = (bytes[i] & 15) as i8;
+    }
+    for i in 0..16 {
         q[i + 16] = (bytes[i] >> 4) as i8;
     }
 }

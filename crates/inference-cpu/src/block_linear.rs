@@ -1,0 +1,203 @@
+//! Affine maps over quantized weights.
+//!
+//! Fast: activations are quantized too, to 8 bits, and multiplied with blocks
+//! of weights as integers. Exact: a few rows of weights at a time are decoded
+//! to f32 and computed with as dense ones. Neither ever holds more decoded
+//! weights than fit a cache.
+
+use std::fmt;
+use std::sync::OnceLock;
+
+use candle_core::Tensor;
+use inference_candle::{Linear, Weight, WeightType};
+use inference_core::{Precision, Result};
+
+use crate::kernels::{
+    BlockArgs, BlockKernel, GROUP, Kernels, LANES, LinearArgs, PANEL_FEATURES, QuantizedRow,
+    padded, panel_scratch_len,
+};
+use crate::linear::{PANEL_MIN_ROWS, SharedOut, bias_of, input, matrix, pad_rows};
+use crate::view::{Contiguous, shapes, tensor};
+use crate::workers::Workers;
+
+/// Weights per task of the fast path: some microseconds for one row.
+const TASK_WEIGHTS: usize = 1 << 16;
+
+/// Most decoded weights that a task of the exact path holds: half of a usual
+/// second-level cache.
+const DECODED: usize = 1 << 16;
+
+/// `x · Wᵀ + b` from blocks or a codec's rows.
+pub(crate) struct BlockLinear {
+    kernels: &'static Kernels,
+    workers: Workers,
+    weight: Weight,
+    in_features: usize,
+    out_features: usize,
+    bias: Option<Vec<f32>>,
+    /// For the fast path; otherwise weights are decoded.
+    kernel: Option<BlockKernel>,
+}
+
+impl BlockLinear {
+    pub(crate) fn new(
+        kernels: &'static Kernels,
+        workers: Workers,
+        precision: Precision,
+        weight: &Weight,
+        bias: Option<&Weight>,
+    ) -> Result<Self> {
+        let (out_features, in_features) = matrix(weight)?;
+        let bias = bias_of(bias, out_features)?;
+        let kernel = match weight.kind() {
+            WeightType::Blocks(kind) if precision == Precision::Fast => (kernels.blocks)(kind),
+            _ => None,
+        };
+        if kernel.is_none() {
+            // Refuses types that cannot be decoded, by name.
+            weight.decode_rows(0, &mut [])?;
+        }
+        let weight = weight.clone();
+        Ok(Self { kernels, workers, weight, in_features, out_features, bias, kernel })
+    }
+
+    /// The bias of the features from `first` on.
+    fn bias_at(&self, first: usize) -> *const f32 {
+        self.bias.as_ref().map_or(std::ptr::null(), |bias| bias.as_ptr().wrapping_add(first))
+    }
+
+    /// `x` is `[rows, in]`, the result `[rows, out]`.
+    fn fast(&self, x: &[f32], rows: usize, kernel: BlockKernel) -> Result<Vec<f32>> {
+        let (k, n) = (self.in_features, self.out_features);
+        let bytes = self.weight.bytes().unwrap_or_default();
+        let row_bytes = bytes.len() / n.max(1);
+        if x.len() != rows * k || k == 0 {
+            return Err(shapes("linear", &[&[x.len()], &[n, k]]));
+        }
+        let (values, groups) = (padded(k), padded(k) / GROUP);
+        let mut q = vec![0i8; rows * values];
+        let (mut scales, mut sums) = (vec![0.0f32; rows * groups], vec![0.0f32; rows * groups]);
+        let parts = scales.chunks_exact_mut(groups).zip(sums.chunks_exact_mut(groups));
+        let parts = q.chunks_exact_mut(values).zip(parts);
+        let mut quantized: Vec<_> = parts
+            .zip(x.chunks_exact(k))
+            .map(|((q, (scales, sums)), x)| (x, QuantizedRow { q, scales, sums }))
+            .collect();
+        self.workers.for_each_mut(&mut quantized, x.len(), |(x, row)| {
+            // SAFETY: the table is for this CPU, checked where it was chosen.
+            unsafe { (self.kernels.quantize)(x, row) };
+        });
+        let mut out = vec![0.0f32; rows * n];
+        let target = SharedOut(out.as_mut_ptr());
+        let activations = Activations { q: &q, scales: &scales, sums: &sums };
+        let per_task = (TASK_WEIGHTS / k).clamp(8, 128);
+        self.workers.for_each(n.div_ceil(per_task), rows * n * k, |task| {
+            let first = task * per_task;
+            let args = BlockArgs {
+                x: activations.q.as_ptr(),
+                x_scales: activations.scales.as_ptr(),
+                x_sums: activations.sums.as_ptr(),
+                rows,
+                w: bytes.as_ptr().wrapping_add(first * row_bytes),
+                k,
+                features: per_task.min(n - first),
+                bias: self.bias_at(first),
+                out: target.at(first),
+                out_stride: n,
+            };
+            // SAFETY: the table is for this CPU; activations are `rows` rows
+            // of `padded(k)` values, the weight is `n` rows of whole blocks of
+            // `k` values (`Weight::stored`), the output `rows * n`, and tasks
+            // write disjoint features.
+            unsafe { kernel(&args) };
+        });
+        Ok(out)
+    }
+
+    /// As [`fast`](Self::fast), decoding weights.
+    fn exact(&self, x: &[f32], rows: usize) -> Result<Vec<f32>> {
+        let (k, n) = (self.in_features, self.out_features);
+        if x.len() != rows * k || k == 0 {
+            return Err(shapes("linear", &[&[x.len()], &[n, k]]));
+        }
+        let panels = rows >= PANEL_MIN_ROWS;
+        let padded;
+        let (x, x_stride) = if panels && !k.is_multiple_of(LANES) {
+            let stride = k.next_multiple_of(LANES);
+            padded = pad_rows(x, k, stride);
+            (padded.as_slice(), stride)
+        } else {
+            (x, k)
+        };
+        let mut out = vec![0.0f32; rows * n];
+        let target = SharedOut(out.as_mut_ptr());
+        let failed = OnceLock::new();
+        let per_task = (DECODED / k).clamp(1, PANEL_FEATURES);
+        self.workers.for_each(n.div_ceil(per_task), rows * n * k, |task| {
+            let first = task * per_task;
+            let features = per_task.min(n - first);
+            let mut decoded = vec![0.0f32; features * k];
+            if let Err(error) = self.weight.decode_rows(first, &mut decoded) {
+                // Of several errors, any will do.
+                let _ = failed.set(error);
+                return;
+            }
+            let args = LinearArgs {
+                x: x.as_ptr(),
+                x_stride,
+                rows,
+                w: decoded.as_ptr(),
+                k,
+                features,
+                bias: self.bias_at(first),
+                out: target.at(first),
+                out_stride: n,
+            };
+            if panels {
+                let mut scratch = vec![0.0f32; panel_scratch_len()];
+                // SAFETY: as in `CpuLinear::compute`, with `features` rows of
+                // weights, at most `PANEL_FEATURES`.
+                unsafe { (self.kernels.f32.panel)(&args, &mut scratch) };
+            } else {
+                // SAFETY: as above.
+                unsafe { (self.kernels.f32.direct)(&args) };
+            }
+        });
+        failed.into_inner().map_or(Ok(out), Err)
+    }
+}
+
+/// Rows of [`QuantizedRow`]s.
+struct Activations<'a> {
+    q: &'a [i8],
+    scales: &'a [f32],
+    sums: &'a [f32],
+}
+
+impl Linear for BlockLinear {
+    fn in_features(&self) -> usize {
+        self.in_features
+    }
+
+    fn out_features(&self) -> usize {
+        self.out_features
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let rows = input(x, &self.weight)?;
+        let x = Contiguous::new(x, "linear input")?;
+        let x = x.elements()?;
+        let out = match self.kernel {
+            Some(kernel) => self.fast(x.f32()?, rows, kernel)?,
+            None => self.exact(x.f32()?, rows)?,
+        };
+        tensor(out, (rows, self.out_features))
+    }
+}
+
+impl fmt::Debug for BlockLinear {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = if self.kernel.is_some() { "fast" } else { "exact" };
+        write!(f, "BlockLinear({:?}, {}, {path})", self.weight, self.kernels.tier)
+    }
+}
