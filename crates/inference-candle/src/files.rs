@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use inference_core::{EmbeddedFiles, Error, ModelSource, Result};
 use inference_gguf::GgufFile;
+use inference_text::TextParts;
 
 use crate::WeightBytes;
 use crate::weights::MappedBytes;
@@ -91,6 +92,20 @@ impl ModelFiles {
                 let bytes = self.embedded(&name).unwrap_or_default();
                 GgufFile::from_bytes(&name, Arc::new(bytes)).map(Some)
             }
+        }
+    }
+
+    /// Tokenizer, chat template and special tokens: of the GGUF model where
+    /// there is [one](Self::gguf), else of the files beside the weights.
+    ///
+    /// # Errors
+    ///
+    /// As [`gguf`](Self::gguf), [`TextParts::from_gguf`] and
+    /// [`TextParts::load`].
+    pub fn text(&self) -> Result<TextParts> {
+        match self.gguf()? {
+            Some(file) => TextParts::from_gguf(file.metadata()),
+            None => TextParts::load(|name| self.read(name)),
         }
     }
 

@@ -160,6 +160,9 @@ fn byte_level_model(
     let vocabulary = table.vocabulary;
     let mut pairs = HashMap::with_capacity(lines.len());
     let mut merged = String::new();
+    // Merges are listed in the order of what they make: mostly the token of the
+    // merge before, or the next one.
+    let mut last: TokenId = 0;
     for (rank, line) in (0..=u32::MAX).zip(lines) {
         let mut pair = || {
             // A token may itself begin with a space.
@@ -168,7 +171,10 @@ fn byte_level_model(
             merged.clear();
             merged.push_str(left);
             merged.push_str(right);
-            let made = vocabulary.id(&merged)?;
+            let near = [last, last.saturating_add(1)];
+            let near = near.into_iter().find(|&id| vocabulary.text(id) == Some(merged.as_str()));
+            let made = near.or_else(|| vocabulary.id(&merged))?;
+            last = made;
             Some(((vocabulary.id(left)?, vocabulary.id(right)?), (rank, made)))
         };
         let Some((pair, made)) = pair() else {

@@ -54,12 +54,13 @@
 //!   known kind see there).
 //! - An id that is not in the vocabulary is an error, not skipped.
 //!
-//! For GGUF metadata ([`TextParts::from_gguf`]) the ids are llama.cpp's, with
-//! these differences, in which the models' own tokenizers are followed: words
-//! of the GPT-4o family end at marks and letters of any script as the original
-//! pattern says, not an approximation of it. As in llama.cpp, text is not
-//! normalized to NFC even where a model's `tokenizer.json` would (Qwen), and
-//! tokenizers `bert`, `t5`, `rwkv`, `plamo2` and `gemma4` are refused.
+//! From GGUF metadata ([`TextParts::from_gguf`]) the ids are llama.cpp's, with
+//! its ways: text is not normalized to NFC where a model's `tokenizer.json`
+//! would (Qwen), a text such as `</s>` is an end wherever a vocabulary holds it,
+//! and where all scores are equal the leftmost pair merges first. One thing
+//! differs: patterns with upper and lower case letters are those of the models'
+//! own tokenizers, which llama.cpp approximates. The tokenizers `bert`, `t5`,
+//! `rwkv`, `plamo2` and `gemma4` are refused by name.
 //!
 //! # Chat templates
 //!
@@ -104,6 +105,7 @@ mod stream_decoder;
 mod template;
 mod text_parts;
 mod tokenizer;
+mod vocabulary;
 
 pub use chat_json::chat_prompt_from_json;
 pub use special_tokens::SpecialTokens;

@@ -4,50 +4,11 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use inference_core::TokenId;
 use tokenizers::Token;
 
-/// Tokens by id, and ids by token. A text is held once.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Vocabulary {
-    texts: Vec<Arc<str>>,
-    ids: HashMap<Arc<str>, TokenId>,
-}
-
-impl Vocabulary {
-    pub(crate) fn with_capacity(tokens: usize) -> Self {
-        Self { texts: Vec::with_capacity(tokens), ids: HashMap::with_capacity(tokens) }
-    }
-
-    /// Gives `text` the next id; the id that it already has is the error.
-    pub(crate) fn push(&mut self, text: Arc<str>) -> Result<(), TokenId> {
-        let id = TokenId::try_from(self.texts.len()).unwrap_or(TokenId::MAX);
-        match self.ids.entry(Arc::clone(&text)) {
-            std::collections::hash_map::Entry::Occupied(entry) => return Err(*entry.get()),
-            std::collections::hash_map::Entry::Vacant(entry) => entry.insert(id),
-        };
-        self.texts.push(text);
-        Ok(())
-    }
-
-    pub(crate) fn id(&self, text: &str) -> Option<TokenId> {
-        self.ids.get(text).copied()
-    }
-
-    pub(crate) fn text(&self, id: TokenId) -> Option<&str> {
-        self.texts.get(usize::try_from(id).ok()?).map(AsRef::as_ref)
-    }
-
-    pub(crate) fn texts(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.texts.iter().map(AsRef::as_ref)
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.texts.len()
-    }
-}
+use crate::vocabulary::Vocabulary;
 
 /// Which neighbours may merge, and which of them first.
 #[derive(Clone, Debug)]
@@ -267,8 +228,7 @@ impl tokenizers::Model for MergeModel {
     }
 
     fn get_vocab(&self) -> HashMap<String, u32> {
-        let entries = self.vocabulary.ids.iter();
-        entries.map(|(text, &id)| (text.as_ref().to_owned(), id)).collect()
+        self.vocabulary.iter().map(|(id, text)| (text.to_owned(), id)).collect()
     }
 
     fn get_vocab_size(&self) -> usize {
@@ -281,5 +241,129 @@ impl tokenizers::Model for MergeModel {
 
     fn get_trainer(&self) -> Self::Trainer {
         Self::Trainer::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn vocabulary(texts: &[String]) -> Vocabulary {
+        let mut vocabulary = Vocabulary::default();
+        for text in texts {
+            // Repeated texts are dropped.
+            let _ = vocabulary.push(text);
+        }
+        vocabulary
+    }
+
+    /// The definition: look at all neighbours, merge the best pair, repeat.
+    fn naive(model: &MergeModel, text: &str) -> Vec<String> {
+        let mut pieces: Vec<String> = text.chars().map(String::from).collect();
+        loop {
+            let order = |left: &String, right: &String| match &model.merges {
+                Merges::Ranked(pairs) => {
+                    let pair = (model.vocabulary.id(left)?, model.vocabulary.id(right)?);
+                    Some(f64::from(pairs.get(&pair)?.0))
+                }
+                Merges::Scored(scores) => {
+                    let id = model.vocabulary.id(&format!("{left}{right}"))?;
+                    Some(-f64::from(scores[id as usize]))
+                }
+            };
+            let mut best: Option<(f64, usize)> = None;
+            for (index, pair) in pieces.windows(2).enumerate() {
+                let Some(order) = order(&pair[0], &pair[1]) else { continue };
+                if best.is_none_or(|(least, _)| order < least) {
+                    best = Some((order, index));
+                }
+            }
+            let Some((_, index)) = best else { return pieces };
+            let right = pieces.remove(index + 1);
+            pieces[index].push_str(&right);
+        }
+    }
+
+    fn pieces(model: &MergeModel, text: &str) -> Vec<String> {
+        model
+            .encode(text)
+            .into_iter()
+            .map(|(_, (start, end))| text[start..end].to_owned())
+            .collect()
+    }
+
+    /// Tokens over a small alphabet, each of its letters among them.
+    fn tokens() -> impl Strategy<Value = Vec<String>> {
+        prop::collection::vec("[abé]{2,5}", 0..40).prop_map(|more| {
+            let letters = ["a", "b", "é"].map(str::to_owned);
+            letters.into_iter().chain(more).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn scored_merges_are_as_defined(
+            tokens in tokens(),
+            scores in prop::collection::vec(-4i8..4, 43),
+            text in "[abéx]{0,40}",
+        ) {
+            let scores = scores.into_iter().map(f32::from).collect();
+            let model = MergeModel::new(vocabulary(&tokens), Merges::Scored(scores))
+                .with_unknown(Some(0));
+            prop_assert_eq!(pieces(&model, &text), naive(&model, &text));
+        }
+
+        #[test]
+        fn ranked_merges_are_as_defined(
+            tokens in tokens(),
+            pairs in prop::collection::vec((any::<prop::sample::Index>(), 1..4usize), 0..60),
+            text in "[abé]{0,40}",
+        ) {
+            let vocabulary = vocabulary(&tokens);
+            let mut ranked = HashMap::new();
+            for (rank, (token, at)) in (0..).zip(pairs) {
+                let text = token.get(&tokens);
+                let Some((at, _)) = text.char_indices().nth(at) else { continue };
+                let (left, right) = text.split_at(at);
+                let ids = (vocabulary.id(left), vocabulary.id(right), vocabulary.id(text));
+                if let (Some(left), Some(right), Some(made)) = ids {
+                    ranked.entry((left, right)).or_insert((rank, made));
+                }
+            }
+            let model = MergeModel::new(vocabulary, Merges::Ranked(ranked));
+            prop_assert_eq!(pieces(&model, &text), naive(&model, &text));
+        }
+
+        #[test]
+        fn scores_are_ordered_from_high_to_low(a in any::<f32>(), b in any::<f32>()) {
+            prop_assume!(!a.is_nan() && !b.is_nan());
+            prop_assert_eq!(descending(a) < descending(b), a > b, "{} {}", a, b);
+        }
+    }
+
+    #[test]
+    fn a_character_that_is_no_token_is_bytes_or_unknown_or_left_out() {
+        let mut texts: Vec<String> = (0..=255u8).map(|byte| format!("<0x{byte:02X}>")).collect();
+        texts.push("a".to_owned());
+        let bytes: Vec<TokenId> = (0..256).collect();
+        let model = || MergeModel::new(vocabulary(&texts), Merges::Ranked(HashMap::new()));
+        let ids = |model: MergeModel| {
+            model.encode("aé").into_iter().map(|(id, _)| id).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(model()), [256]);
+        assert_eq!(ids(model().with_unknown(Some(7))), [256, 7]);
+        let bytes = bytes.into_boxed_slice().try_into().ok();
+        assert_eq!(ids(model().with_bytes(bytes).with_unknown(Some(7))), [256, 0xC3, 0xA9]);
+    }
+
+    #[test]
+    fn long_texts_take_no_quadratic_time() {
+        let texts: Vec<String> = (0..10).map(|power| "a".repeat(1 << power)).collect();
+        let scores = (0..10u8).map(f32::from).collect();
+        let model = MergeModel::new(vocabulary(&texts), Merges::Scored(scores));
+        let text = "a".repeat(1 << 16);
+        assert_eq!(model.encode(&text).len(), 1 << 7);
     }
 }

@@ -68,6 +68,25 @@ pub fn load(source: impl Into<ModelSource>, options: &LoadOptions) -> Result<Arc
     Registry::global().load_model(source, options)
 }
 
+/// Tokenizer, chat template and special tokens of a model, without its
+/// weights: of a folder, a GGUF file, or an embedded model.
+///
+/// ```no_run
+/// let parts = inference::text_parts("model.gguf")?;
+/// if let Some(tokenizer) = parts.tokenizer {
+///     println!("{:?}", tokenizer.encode("Once upon a time", true)?);
+/// }
+/// # Ok::<(), inference::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// [`ErrorKind::InvalidModel`] naming file and field, [`ErrorKind::Io`],
+/// [`ErrorKind::UnsupportedModel`] for files of another kind.
+pub fn text_parts(source: impl Into<ModelSource>) -> Result<text::TextParts> {
+    inference_candle::ModelFiles::new(&source.into())?.text()
+}
+
 /// The embedded model: a small decoder that tells short stories and answers a
 /// few kinds of question, so that a first program needs no files.
 #[cfg(feature = "demo")]

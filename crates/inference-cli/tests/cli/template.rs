@@ -127,3 +127,12 @@ fn a_folder_without_a_template_is_an_error() {
     let stderr = inference_reading(&args, r#"[{"role":"user","content":"x"}]"#).error(3);
     assert!(stderr.contains("chat_template.jinja"), "{stderr}");
 }
+
+#[test]
+fn a_gguf_file_has_its_template_with_it() {
+    let Some((_, model)) = fixture("gguf-vocab/ggml-vocab-phi-3.gguf") else { return };
+    let folder = Folder::new("", &json!({}));
+    let messages = folder.file("chat.json", &json!([{ "role": "user", "content": "hi" }]));
+    let text = inference(["template", "--model", &model, &messages]).text();
+    assert_eq!(text.trim_end(), "<s><|user|>\nhi<|end|>\n<|assistant|>");
+}

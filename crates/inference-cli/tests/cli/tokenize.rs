@@ -99,3 +99,14 @@ fn a_broken_tokenizer_is_an_error_that_names_the_file() {
     assert_eq!(error["error"]["exit_code"], 3);
     assert!(error["error"]["message"].as_str().unwrap().contains("tokenizer.json"), "{stderr}");
 }
+
+#[test]
+fn a_gguf_file_has_its_vocabulary_with_it() {
+    let Some((_, model)) = fixture("gguf-vocab/ggml-vocab-llama-spm.gguf") else { return };
+    let run = |arguments: &[&str]| {
+        inference(["tokenize", "--json", "--model", &model].iter().chain(arguments)).json()
+    };
+    assert_eq!(run(&["Hello world"]), json!({ "ids": [1, 15043, 3186] }));
+    assert_eq!(run(&["--no-special", "Hello world"]), json!({ "ids": [15043, 3186] }));
+    assert_eq!(run(&["--decode", "15043,3186"]), json!({ "text": "Hello world" }));
+}

@@ -1,11 +1,9 @@
 //! The tokens of a file, with their kinds and scores.
 
-use std::sync::Arc;
-
 use inference_core::{Result, TokenId};
 use inference_gguf::Metadata;
 
-use crate::merge_model::Vocabulary;
+use crate::vocabulary::Vocabulary;
 
 pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
 const TYPES: &str = "tokenizer.ggml.token_type";
@@ -76,9 +74,9 @@ impl TokenTable {
         let mut vocabulary = Vocabulary::with_capacity(count);
         for (id, text) in texts.into_iter().enumerate() {
             // A place in the vocabulary without a text of its own.
-            let text =
-                if text.is_empty() { format!("[EMPTY_{id}]").into() } else { Arc::from(text) };
-            vocabulary.push(Arc::clone(&text)).map_err(|first| {
+            let name = text.is_empty().then(|| format!("[EMPTY_{id}]"));
+            let text = name.as_deref().unwrap_or(text);
+            vocabulary.push(text).map_err(|first| {
                 let found = format!("`{text}` as {first} and as {id}");
                 metadata.invalid(TOKENS, "every token once", found)
             })?;
@@ -119,9 +117,7 @@ impl TokenTable {
 
     /// Ids with text and kind.
     pub(super) fn iter(&self) -> impl Iterator<Item = (TokenId, &str, TokenKind)> {
-        let ids = 0..=TokenId::MAX;
-        ids.zip(self.vocabulary.texts().zip(&self.kinds))
-            .map(|(id, (text, &kind))| (id, text, kind))
+        self.vocabulary.iter().zip(&self.kinds).map(|((id, text), &kind)| (id, text, kind))
     }
 }
 
