@@ -125,6 +125,7 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod accepts;
 mod attention_block;
 mod capabilities;
 mod checkpoint;
@@ -149,6 +150,7 @@ mod runner;
 mod weight;
 mod weights;
 
+pub use accepts::accepts;
 pub use attention_block::{AttentionBlock, StepContext};
 pub use capabilities::capabilities;
 pub use config::{
@@ -165,6 +167,7 @@ pub use moe::Moe;
 pub use norm::Norm;
 pub use ops::{Activation, AttentionSpec, BatchView, Linear, Ops};
 pub use quantize::FileType;
+pub(crate) use quantized::quantization_methods;
 pub use quantized::{QuantizationScheme, QuantizedWeights};
 pub use reference::ReferenceOps;
 pub use rope::{Rope, RopeAngles};

@@ -21,6 +21,7 @@ use inference_core::Result;
 
 use scheme::Method;
 pub use scheme::QuantizationScheme;
+pub(crate) use scheme::quantization_methods;
 
 use crate::weights::WeightSource;
 use crate::{RowCodec, SafetensorsFiles, Weight};

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use inference_core::{
-    Availability, Backend, Capabilities, CapabilityStatus, LoadOptions, ModelSource, Result,
-    TextModel,
+    Availability, Backend, Capabilities, CapabilityStatus, DiscoveredModel, LoadOptions,
+    ModelSource, Result, TextModel,
 };
 
 use crate::device::describe;
@@ -58,6 +58,10 @@ impl Backend for CpuBackend {
 
     fn capabilities(&self) -> Capabilities {
         inference_candle::capabilities(CapabilityStatus::Supported, "")
+    }
+
+    fn accepts(&self, model: &DiscoveredModel) -> Result<()> {
+        inference_candle::accepts(model)
     }
 
     fn load_model(

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use inference_core::{
-    Availability, Backend, Capabilities, CapabilityStatus, Error, LoadOptions, ModelSource, Result,
-    TextModel,
+    Availability, Backend, Capabilities, CapabilityStatus, DiscoveredModel, Error, LoadOptions,
+    ModelSource, Result, TextModel,
 };
 
 use crate::driver;
@@ -35,6 +35,10 @@ impl Backend for MetalBackend {
     fn capabilities(&self) -> Capabilities {
         let detail = "Candle's operations, without kernels of our own; needs the feature `metal`";
         inference_candle::capabilities(CapabilityStatus::Experimental, detail)
+    }
+
+    fn accepts(&self, model: &DiscoveredModel) -> Result<()> {
+        inference_candle::accepts(model)
     }
 
     fn load_model(

@@ -101,8 +101,14 @@ impl QuantizationScheme {
     }
 }
 
-fn known() -> &'static str {
-    "gptq, awq, fp8, fbgemm_fp8, compressed-tensors, MLX's affine quantization"
+/// The methods of quantized safetensors that are implemented, as `config.json`
+/// names them; `mlx` stands for mlx-lm's, which has no name there.
+pub(crate) fn quantization_methods() -> &'static [&'static str] {
+    &["gptq", "awq", "fp8", "fbgemm_fp8", "compressed-tensors", "mlx"]
+}
+
+fn known() -> String {
+    quantization_methods().join(", ")
 }
 
 fn mlx(config: &Fields<'_>) -> Result<MlxSettings> {
