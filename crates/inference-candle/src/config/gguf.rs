@@ -185,6 +185,10 @@ impl Translator<'_> {
         }
         let head_dim = size(config, "head_dim");
         config.entry("head_dim").or_insert_with(|| (hidden / heads).into());
+        if size(config, "head_dim") == 0 {
+            let key = self.key("attention.key_length");
+            return Err(self.metadata.invalid(&key, "at least 1", "0"));
+        }
         let value_length = self.key("attention.value_length");
         match self.metadata.size(&value_length)? {
             Some(length) if length as u64 != size(config, "head_dim") => {
