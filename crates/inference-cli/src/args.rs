@@ -3,9 +3,9 @@
 mod ids;
 mod load_args;
 mod sampling;
-mod source;
+pub(crate) mod source;
 mod template_args;
-mod values;
+pub(crate) mod values;
 
 pub(crate) use ids::Ids;
 pub(crate) use load_args::LoadArgs;

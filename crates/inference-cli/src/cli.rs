@@ -2,7 +2,9 @@
 
 use clap::{ArgAction, Parser, Subcommand};
 
-use crate::commands::{backends, bench, chat, classify, generate, logits, template, tokenize};
+use crate::commands::{
+    backends, bench, chat, classify, generate, inspect, logits, models, pull, template, tokenize,
+};
 
 /// What every command's help ends with.
 const EXIT_CODES: &str = "\
@@ -20,7 +22,8 @@ Examples:
   inference generate --model ./my-model --temperature 0.8 --seed 7 \"The sea\"
 
 Without --model a small embedded model is used. A model is a folder with
-config.json, *.safetensors and tokenizer.json.
+config.json, *.safetensors and tokenizer.json, a GGUF file, or the name of a
+model that `inference models` lists.
 
 Exit codes:
   0    success; also when the reader of the output went away
@@ -68,6 +71,15 @@ pub(crate) enum Command {
     /// Measure how fast a model runs
     #[command(after_help = bench::EXAMPLES, after_long_help = long(bench::EXAMPLES))]
     Bench(bench::Args),
+    /// List the models of this machine
+    #[command(after_help = models::EXAMPLES, after_long_help = long(models::EXAMPLES))]
+    Models(models::Args),
+    /// Download a model from the Hugging Face hub
+    #[command(after_help = pull::EXAMPLES, after_long_help = long(pull::EXAMPLES))]
+    Pull(pull::Args),
+    /// Show what a model is made of, and what it needs
+    #[command(after_help = inspect::EXAMPLES, after_long_help = long(inspect::EXAMPLES))]
+    Inspect(inspect::Args),
     /// List backends, whether they can run here, and on what
     #[command(after_help = backends::EXAMPLES, after_long_help = long(backends::EXAMPLES))]
     Backends(backends::Args),

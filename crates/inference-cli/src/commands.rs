@@ -5,7 +5,10 @@ pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod classify;
 pub(crate) mod generate;
+pub(crate) mod inspect;
 pub(crate) mod logits;
+pub(crate) mod models;
+pub(crate) mod pull;
 pub(crate) mod template;
 pub(crate) mod tokenize;
 
@@ -42,6 +45,9 @@ pub(crate) fn run(command: Command, context: &Context) -> Result<()> {
         Command::Template(args) => template::run(&args, context),
         Command::Logits(args) => logits::run(&args, context),
         Command::Bench(args) => bench::run(&args, context),
+        Command::Models(args) => models::run(&args, context),
+        Command::Pull(args) => pull::run(&args, context),
+        Command::Inspect(args) => inspect::run(&args, context),
         Command::Backends(args) => backends::run(&args, context),
     }
 }

@@ -59,7 +59,7 @@ pub(crate) fn load_with(
         }
     };
     options.probe_bus.clone_from(&probe);
-    let source = args.source.source();
+    let source = args.source.source()?;
     let model = Registry::global().load_model(source, &options).map_err(Failure::Load)?;
     Ok(Loaded { model, probe })
 }

@@ -13,6 +13,7 @@ mod interrupt;
 mod json;
 mod load;
 mod notes;
+mod numbers;
 mod output;
 mod progress;
 mod reply;

@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use inference::{ProgressEvent, ProgressSink};
 
 use crate::notes::Notes;
+use crate::table;
 
 /// Work that ends sooner than this shows no bar.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -61,4 +62,26 @@ fn style(bounded: bool, unit: &str) -> ProgressStyle {
     };
     // The templates above are well formed; a plain bar is good enough if not.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// A sink for downloads: bars on a terminal, elsewhere a line per file.
+pub(crate) fn download_sink(notes: Notes) -> ProgressSink {
+    if notes.person() {
+        return sink(notes);
+    }
+    let sizes = Mutex::new(HashMap::new());
+    ProgressSink::new(move |event| {
+        let mut sizes = sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            ProgressEvent::Started { phase, total, .. } => {
+                sizes.insert(phase.clone(), *total);
+            }
+            ProgressEvent::Finished { phase } => {
+                let size = sizes.remove(phase).flatten().map(table::bytes);
+                notes.note(&format!("{phase}: {}", size.unwrap_or_default()));
+            }
+            ProgressEvent::Note { message } => notes.note(message),
+            _ => {}
+        }
+    })
 }

@@ -33,6 +33,23 @@ impl Config {
         }
     }
 
+    /// The fields that hold something, those of nested objects with their path.
+    pub(crate) fn fields(&self) -> Vec<(String, String)> {
+        let mut fields = Vec::new();
+        for (name, value) in &self.document {
+            match value {
+                Value::Null => {}
+                Value::Object(nested) => {
+                    let present = nested.iter().filter(|(_, value)| !value.is_null());
+                    let inner = |(key, value)| (format!("{name}.{key}"), shortened(value));
+                    fields.extend(present.map(inner));
+                }
+                value => fields.push((name.clone(), shortened(value))),
+            }
+        }
+        fields
+    }
+
     /// A field of the decoder: of the nested part, else of the document.
     pub(crate) fn get(&self, name: &str) -> Option<&Value> {
         let nested = NESTED.iter().find_map(|part| self.document.get(*part)?.as_object());
@@ -99,6 +116,18 @@ impl Config {
     fn invalid(&self, name: &str, expected: &str, found: &str) -> Error {
         let found: String = found.chars().take(80).collect();
         Error::invalid_model(&*self.file, name, expected, found)
+    }
+}
+
+/// A value as it fits on a line.
+fn shortened(value: &Value) -> String {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    match text.char_indices().nth(100) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text,
     }
 }
 

@@ -9,10 +9,12 @@ mod bounded_file;
 mod config;
 mod discover;
 mod folder;
+mod geometry;
 mod gguf_file_type;
 mod gguf_model;
 #[cfg(feature = "hub")]
 mod hub;
+mod inspection;
 mod license;
 mod names;
 mod options;
@@ -30,9 +32,11 @@ mod weight_files;
 
 pub use backend_checks::BackendChecks;
 pub use discover::{Discover, describe, discover};
+pub use geometry::Geometry;
 #[cfg(feature = "hub")]
 #[cfg_attr(docsrs, doc(cfg(feature = "hub")))]
 pub use hub::{HubOptions, pull};
+pub use inspection::{Inspection, Memory, inspect};
 pub use options::DiscoverOptions;
 pub use reference::{HubRef, ModelRef, OllamaRef};
 pub use resolve::{Resolved, resolve};

@@ -20,24 +20,29 @@ pub(crate) fn describe(folder: &Path) -> Result<DiscoveredModel> {
         return Err(Error::invalid_model(folder, CONFIG, "a file", "nothing"));
     }
     let config = Config::read(folder)?;
-    let tensors = tensors(folder)?;
-    let quantized = config.quantized()?;
-    let mut model = DiscoveredModel::default();
+    let mut model = of_config(&config, &tensors(folder)?)?;
     model.name = names::of_path(folder);
     model.path = folder.to_owned();
+    model.license = license::of_folder(folder);
+    model.has_chat_template = has_chat_template(folder)?;
+    Ok(model)
+}
+
+/// What configuration and tensors say.
+pub(crate) fn of_config(config: &Config, tensors: &[StoredTensor]) -> Result<DiscoveredModel> {
+    let quantized = config.quantized()?;
+    let mut model = DiscoveredModel::default();
     model.format = "safetensors".to_owned();
     model.architecture = config.architecture()?;
-    model.parameters = Some(parameters::count(&tensors, quantized.as_ref()));
+    model.parameters = Some(parameters::count(tensors, quantized.as_ref()));
     model.bytes = tensors.iter().fold(0, |sum: u64, tensor| sum.saturating_add(tensor.bytes));
     model.dtype = match &quantized {
         Some(by) => Some(by.label()),
-        None => tensor::main_type(&tensors).map(str::to_ascii_lowercase),
+        None => tensor::main_type(tensors).map(str::to_ascii_lowercase),
     };
     model.quantization = quantized.as_ref().and_then(|by| by.quantization());
     model.quant_method = quantized.map(|by| by.method);
     model.context_len = config.context_len()?;
-    model.license = license::of_folder(folder);
-    model.has_chat_template = has_chat_template(folder)?;
     Ok(model)
 }
 

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::Read;
 use std::path::Path;
 
 use inference_core::{Error, Result};
@@ -20,9 +20,14 @@ const MAX_HEADER: u64 = 100_000_000;
 /// The tensors of a file. Only the header is read; that the data is all there
 /// is told by the file's length.
 pub(crate) fn read(path: &Path) -> Result<Vec<StoredTensor>> {
-    let name = || path.display().to_string();
-    let mut file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
+    let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
     let file_len = file.metadata().map_err(|e| Error::io(path, "open", e))?.len();
+    parse(path, file, file_len)
+}
+
+/// The tensors of a file of `file_len` bytes; `path` names it in errors.
+pub(crate) fn parse(path: &Path, mut file: impl Read, file_len: u64) -> Result<Vec<StoredTensor>> {
+    let name = || path.display().to_string();
     let truncated = |what: &str, needed: u64| {
         let (expected, found) = (format!("{needed} bytes"), format!("{file_len} bytes"));
         Error::invalid_model(name(), what, expected, found)

@@ -36,6 +36,7 @@ fn main() -> inference::Result<()> {
 //! |---|---|
 //! | `cpu` (default) | the CPU backend |
 //! | `demo` (default) | the embedded model, [`demo`] |
+//! | `discover` | finding models and fetching them from the hub, `inference::discover` |
 //! | `cuda` | the CUDA backend, built against CUDA |
 //! | `metal` | the Metal backend, built against Metal |
 //! | `serde` | `Serialize` and `Deserialize` for the contract's plain types |
@@ -53,6 +54,10 @@ fn main() -> inference::Result<()> {
 
 pub use inference_core::*;
 pub use {inference_engine as engine, inference_text as text};
+
+/// Finding models on this machine, and fetching them from the Hugging Face hub.
+#[cfg(feature = "discover")]
+pub use inference_discover as discover;
 
 pub mod prelude;
 

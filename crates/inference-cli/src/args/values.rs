@@ -4,7 +4,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use inference::{KvDtype, QuantizeType, TokenId};
 
 /// Names of the KV types.
-pub(super) fn kv_dtype() -> impl TypedValueParser<Value = KvDtype> {
+pub(crate) fn kv_dtype() -> impl TypedValueParser<Value = KvDtype> {
     named(&[
         ("f32", KvDtype::F32),
         ("f16", KvDtype::F16),
@@ -33,7 +33,7 @@ fn named<T: Copy + Send + Sync + 'static>(
 }
 
 /// A number of bytes, with an optional binary suffix: `4096`, `512M`, `2GiB`.
-pub(super) fn byte_count(text: &str) -> Result<u64, String> {
+pub(crate) fn byte_count(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
         "" | "b" => 0,

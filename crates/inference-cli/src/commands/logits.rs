@@ -71,7 +71,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<()> {
     }
     // A model without a tokenizer still has logits.
     let tokenizer = match model.info().has_tokenizer {
-        true => Some(text_parts::tokenizer(&args.load.source.source())?),
+        true => Some(text_parts::tokenizer(&args.load.source.source()?)?),
         false => None,
     };
     let piece = |id: TokenId| {

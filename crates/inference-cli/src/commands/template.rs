@@ -45,7 +45,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> failure::Result<()> {
     let json = input::file_or_stdin(&args.messages)?;
     let chat = inference::text::chat_prompt_from_json(&json).map_err(Failure::Request)?;
     let chat = args.template.apply(chat)?.with_generation_prompt(!args.no_generation_prompt);
-    let mut template = text_parts::chat_template(&args.source.source())?;
+    let mut template = text_parts::chat_template(&args.source.source()?)?;
     if let Some(now) = args.now {
         template = template.with_clock(now);
     }

@@ -60,7 +60,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<()> {
         true => Some(given.parse::<Ids>().map_err(Failure::Usage)?.0),
         false => None,
     };
-    let tokenizer = text_parts::tokenizer(&args.source.source())?;
+    let tokenizer = text_parts::tokenizer(&args.source.source()?)?;
     let mut output = Output::new();
     let ids = match given_ids {
         Some(ids) if !args.pieces => {
