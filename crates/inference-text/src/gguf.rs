@@ -6,7 +6,7 @@ mod token_table;
 
 use std::collections::HashMap;
 
-use inference_core::{Result, TokenId};
+use inference_core::{Error, Result, TokenId};
 use inference_gguf::Metadata;
 use tokenizers::decoders::byte_fallback::ByteFallback;
 use tokenizers::decoders::fuse::Fuse;
@@ -68,16 +68,16 @@ impl TextParts {
     /// # Errors
     ///
     /// `InvalidModel` with the key, where a value is malformed, an id is not
-    /// in the vocabulary, a token is there twice, a merge is none, or a kind
-    /// of tokenizer or pre-tokenizer is not known.
+    /// in the vocabulary, a token is there twice, or a merge is none;
+    /// `UnsupportedModel` for other kinds of tokenizer or pre-tokenizer.
     pub fn from_gguf(metadata: &Metadata) -> Result<Self> {
         let family = match metadata.text(MODEL)? {
             None | Some("no_vocab" | "none") => None,
             Some("llama") => Some(Family::SentencePiece),
             Some("gpt2") => Some(Family::ByteLevel),
             Some(other) => {
-                let expected = "`gpt2`, `llama`, or `no_vocab`";
-                return Err(metadata.invalid(MODEL, expected, format!("`{other}`")));
+                let supported = "`gpt2`, `llama` and `no_vocab`";
+                return Err(Error::unsupported_model(metadata.file(), MODEL, other, supported));
             }
         };
         let mut parts = Self::default();

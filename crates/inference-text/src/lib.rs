@@ -86,6 +86,7 @@
 //! # Errors
 //!
 //! All errors are [`inference_core::Error`]: `InvalidModel` for files,
+//! `UnsupportedModel` for tokenizers of another kind,
 //! `InvalidInput` for what a request holds, `Template` (kind `InvalidInput`)
 //! for a template that raises or fails, `Engine` where the `tokenizers` crate
 //! fails or panics on a definition that it accepted.

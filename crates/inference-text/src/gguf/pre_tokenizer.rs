@@ -4,10 +4,10 @@
 //! stand for are llama.cpp's; the patterns are those of the models' own
 //! tokenizers where llama.cpp only approximates them.
 
-use inference_core::Result;
+use inference_core::{Error, Result};
 use inference_gguf::Metadata;
 
-pub(super) const KEY: &str = "tokenizer.ggml.pre";
+const KEY: &str = "tokenizer.ggml.pre";
 
 /// One way to split.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl PreTokenizer {
         ALL.iter().find(|kind| kind.names.contains(&name)).ok_or_else(|| {
             let mut known: Vec<&str> = ALL.iter().flat_map(|kind| kind.names).copied().collect();
             known.sort_unstable();
-            metadata.invalid(KEY, format!("one of {}", known.join(", ")), format!("`{name}`"))
+            Error::unsupported_model(metadata.file(), KEY, name, known.join(", "))
         })
     }
 }

@@ -99,7 +99,7 @@ impl TokenTable {
             if score.is_finite() {
                 Ok(score)
             } else {
-                Err(metadata.invalid(SCORES, "finite scores", format!("{number} for token {id}")))
+                Err(metadata.invalid(SCORES, "finite scores", format!("{number:e} for token {id}")))
             }
         };
         numbers.into_iter().enumerate().map(finite).collect()
