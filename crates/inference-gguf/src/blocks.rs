@@ -203,3 +203,21 @@ pub(crate) fn part<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
     // The bounds are known where the caller is compiled.
     block[at..].first_chunk().unwrap_or(&[0; N])
 }
+
+#[cfg(test)]
+mod tests {
+    use half::f16;
+
+    #[test]
+    fn every_half_widens_as_it_should() {
+        for bits in 0..=u16::MAX {
+            let expected = f16::from_bits(bits).to_f32();
+            let widened = super::f16_value(bits);
+            if expected.is_nan() {
+                assert!(widened.is_nan(), "{bits:#x}");
+            } else {
+                assert_eq!(widened.to_bits(), expected.to_bits(), "{bits:#x}");
+            }
+        }
+    }
+}

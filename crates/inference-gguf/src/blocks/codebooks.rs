@@ -4,35 +4,36 @@
 //! found by a search and follow no formula. A vector is stored as the indices
 //! of its values among the few that the codebook uses: two or three bits each,
 //! the first value lowest.
+//!
+//! Unpacked, a vector of eight is a `u64` and one of four a `u32`, a value per
+//! byte, the first lowest: a load and a few operations handle all at once.
 
 /// Vectors of eight of 8, 25 and 43.
-pub(super) static IQ2_XXS: [[i8; 8]; 256] = unpacked(&PACKED_IQ2_XXS, &IQ2_VALUES, 2);
+pub(super) static IQ2_XXS: [u64; 256] = eights(&PACKED_IQ2_XXS, [8, 25, 43, 0]);
 /// Vectors of eight of 8, 25 and 43.
-pub(super) static IQ2_XS: [[i8; 8]; 512] = unpacked(&PACKED_IQ2_XS, &IQ2_VALUES, 2);
+pub(super) static IQ2_XS: [u64; 512] = eights(&PACKED_IQ2_XS, [8, 25, 43, 0]);
 /// Vectors of eight of 8, 25 and 43.
-pub(super) static IQ2_S: [[i8; 8]; 1024] = unpacked(&PACKED_IQ2_S, &IQ2_VALUES, 2);
+pub(super) static IQ2_S: [u64; 1024] = eights(&PACKED_IQ2_S, [8, 25, 43, 0]);
 /// Vectors of four of 4 to 62.
-pub(super) static IQ3_XXS: [[i8; 4]; 256] =
-    unpacked(&PACKED_IQ3_XXS, &[4, 12, 20, 28, 36, 44, 52, 62], 3);
+pub(super) static IQ3_XXS: [u32; 256] = fours(&PACKED_IQ3_XXS, [4, 12, 20, 28, 36, 44, 52, 62]);
 /// Vectors of four odd numbers up to 15.
-pub(super) static IQ3_S: [[i8; 4]; 512] = unpacked(&PACKED_IQ3_S, &[1, 3, 5, 7, 9, 11, 13, 15], 3);
-/// Vectors of eight of -1, 0 and 1.
-pub(super) static IQ1: [[i8; 8]; 2048] = unpacked(&PACKED_IQ1, &[-1, 0, 1, 0], 2);
+pub(super) static IQ3_S: [u32; 512] = fours(&PACKED_IQ3_S, [1, 3, 5, 7, 9, 11, 13, 15]);
+/// Vectors of eight of -8, 0 and 8.
+pub(super) static IQ1: [u64; 2048] = eights(&PACKED_IQ1, [-8, 0, 8, 0]);
 
-const IQ2_VALUES: [i8; 4] = [8, 25, 43, 0];
+/// By the signs of eight values, a bit each: all bits of the bytes that are to
+/// be negated.
+static NEGATED: [u64; 256] = negated();
 
-/// The vectors of a packed codebook.
-const fn unpacked<const D: usize, const N: usize>(
-    packed: &[u16; N],
-    values: &[i8],
-    bits: usize,
-) -> [[i8; D]; N] {
-    let mut vectors = [[0; D]; N];
+/// Vectors of eight, of which each value is an index of two bits.
+const fn eights<const N: usize>(packed: &[u16; N], values: [i8; 4]) -> [u64; N] {
+    let mut vectors = [0; N];
     let mut n = 0;
     while n < N {
         let mut i = 0;
-        while i < D {
-            vectors[n][i] = values[(packed[n] as usize >> (bits * i)) & ((1 << bits) - 1)];
+        while i < 8 {
+            let value = values[(packed[n] >> (2 * i)) as usize & 3];
+            vectors[n] |= (value as u8 as u64) << (8 * i);
             i += 1;
         }
         n += 1;
@@ -40,16 +41,50 @@ const fn unpacked<const D: usize, const N: usize>(
     vectors
 }
 
-/// A vector with the values negated whose bits are set.
-#[inline(always)]
-pub(super) fn with_signs(vector: &[i8; 8], signs: u8) -> [i8; 8] {
-    let mut signed = *vector;
-    for (i, value) in signed.iter_mut().enumerate() {
-        // All bits of the number where it is to be negated.
-        let mask = -(((signs >> i) & 1) as i8);
-        *value = (*value ^ mask) - mask;
+/// Vectors of four, of which each value is an index of three bits.
+const fn fours<const N: usize>(packed: &[u16; N], values: [u8; 8]) -> [u32; N] {
+    let mut vectors = [0; N];
+    let mut n = 0;
+    while n < N {
+        let mut i = 0;
+        while i < 4 {
+            let value = values[(packed[n] >> (3 * i)) as usize & 7];
+            vectors[n] |= (value as u32) << (8 * i);
+            i += 1;
+        }
+        n += 1;
     }
-    signed
+    vectors
+}
+
+const fn negated() -> [u64; 256] {
+    let mut masks = [0; 256];
+    let mut signs = 0;
+    while signs < 256 {
+        let mut i = 0;
+        while i < 8 {
+            if (signs >> i) & 1 == 1 {
+                masks[signs] |= 0xff << (8 * i);
+            }
+            i += 1;
+        }
+        signs += 1;
+    }
+    masks
+}
+
+/// A vector of positive values with those negated whose bits are set.
+#[inline(always)]
+pub(super) fn with_signs(vector: u64, signs: u8) -> [i8; 8] {
+    let mask = NEGATED[usize::from(signs)];
+    // The complement of a positive byte is below 255: adding one carries nothing.
+    values((vector ^ mask).wrapping_add(mask & 0x0101_0101_0101_0101))
+}
+
+/// The values of a vector.
+#[inline(always)]
+pub(super) fn values(vector: u64) -> [i8; 8] {
+    vector.to_le_bytes().map(|byte| byte as i8)
 }
 
 /// Of `iq2xxs_grid`.

@@ -4,8 +4,16 @@
 use super::simple::nibbles;
 use super::{NO_OFFSET, part};
 
-/// The values of the 4-bit floats, doubled so that they are whole.
-const DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+/// A 4-bit float, doubled so that it is whole: 0, 1, 2, 3, 4, 6, 8, 12 and
+/// the negatives (negative zero is 0). The magnitudes are the largest of three
+/// straight lines, which is faster than a table for many at once.
+#[inline(always)]
+fn doubled(float: u8) -> i8 {
+    let m = (float & 7) as i8;
+    let magnitude = m.max(2 * m - 4).max(4 * m - 16);
+    let mask = -((float >> 3) as i8 & 1);
+    (magnitude ^ mask) - mask
+}
 
 /// Unpacks a block of MXFP4 (OCP Microscaling Formats, version 1.0): an
 /// exponent as scale, 16 bytes of floats. Writes the doubled floats, returns
@@ -13,7 +21,7 @@ const DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -
 #[inline(always)]
 pub fn unpack_mxfp4(block: &[u8; 17], q: &mut [i8; 32]) -> (f32, f32) {
     nibbles(part(block, 1), q);
-    q.iter_mut().for_each(|q| *q = DOUBLED[*q as usize & 15]);
+    q.iter_mut().for_each(|q| *q = doubled(*q as u8));
     let exponent = u32::from(block[0]);
     // Half of 2^(exponent - 127); the smallest two are subnormal.
     let bits = if exponent < 2 { 0x20_0000 << exponent } else { (exponent - 1) << 23 };
@@ -24,12 +32,17 @@ pub fn unpack_mxfp4(block: &[u8; 17], q: &mut [i8; 32]) -> (f32, f32) {
 /// floats. Writes the doubled floats, returns half the scales.
 #[inline(always)]
 pub fn unpack_nvfp4(block: &[u8; 36], q: &mut [i8; 64]) -> [f32; 4] {
-    let (bytes, _) = part::<32>(block, 4).as_chunks::<8>();
-    for (group, bytes) in bytes.iter().enumerate() {
-        for i in 0..8 {
-            q[16 * group + i] = DOUBLED[usize::from(bytes[i] & 15)];
-            q[16 * group + 8 + i] = DOUBLED[usize::from(bytes[i] >> 4)];
-        }
+    let bytes = part::<32>(block, 4);
+    let (mut low, mut high) = ([0; 32], [0; 32]);
+    for i in 0..32 {
+        low[i] = doubled(bytes[i] & 15);
+        high[i] = doubled(bytes[i] >> 4);
+    }
+    let (halves, _) = q.as_chunks_mut::<8>();
+    let (low, high) = (low.as_chunks::<8>().0, high.as_chunks::<8>().0);
+    for group in 0..4 {
+        halves[2 * group] = low[group];
+        halves[2 * group + 1] = high[group];
     }
     [block[0], block[1], block[2], block[3]].map(half_of_e4m3)
 }

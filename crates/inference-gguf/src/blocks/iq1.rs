@@ -4,10 +4,8 @@
 //! The integers are eighths, so that they are whole, and the scale an eighth:
 //! a division by a power of two, which rounds nothing.
 
-use half::f16;
-
-use super::codebooks::IQ1;
-use super::{NO_OFFSET, Unpacked, half_at, part};
+use super::codebooks::{IQ1, values};
+use super::{NO_OFFSET, Unpacked, f16_value, half_at, part};
 
 /// Unpacks a block of IQ1_S: scale of the scales, 32 low bytes of 11-bit
 /// indices, then per 32 values four triples of high bits, a 3-bit scale and
@@ -24,7 +22,7 @@ pub fn unpack_iq1_s(block: &[u8; 50], out: &mut Unpacked) {
         for i in 0..4 {
             let at = 4 * group + i;
             let index = usize::from(low[at]) | (usize::from((high >> (3 * i)) & 7) << 8);
-            q[at] = moved(&IQ1[index], high & 0x8000 != 0);
+            q[at] = moved(IQ1[index], high & 0x8000 != 0);
         }
     }
     out.offset = [NO_OFFSET; 16];
@@ -38,7 +36,7 @@ pub fn unpack_iq1_m(block: &[u8; 56], out: &mut Unpacked) {
     let (low, high) = (part::<32>(block, 0), part::<16>(block, 32));
     let words = [48, 50, 52, 54].map(|at| u16::from_le_bytes(*part(block, at)));
     let d = (words[0] >> 12) | ((words[1] >> 8) & 0xf0) | ((words[2] >> 4) & 0xf00);
-    let d = f16::from_bits(d | (words[3] & 0xf000)).to_f32();
+    let d = f16_value(d | (words[3] & 0xf000));
     for i in 0..16 {
         let quantized = (words[i / 4] >> (3 * (i % 4))) & 7;
         out.scale[i] = d * f32::from(2 * quantized + 1) / 8.0;
@@ -48,12 +46,14 @@ pub fn unpack_iq1_m(block: &[u8; 56], out: &mut Unpacked) {
     for i in 0..32 {
         let high = high[i / 2] >> (4 * (i % 2));
         let index = usize::from(low[i]) | (usize::from(high & 7) << 8);
-        q[i] = moved(&IQ1[index], high & 8 != 0);
+        q[i] = moved(IQ1[index], high & 8 != 0);
     }
 }
 
 #[inline(always)]
-fn moved(vector: &[i8; 8], down: bool) -> [i8; 8] {
-    let eighth = if down { -1 } else { 1 };
-    vector.map(|value| 8 * value + eighth)
+fn moved(vector: u64, down: bool) -> [i8; 8] {
+    const TOPS: u64 = 0x8080_8080_8080_8080;
+    let eighth = if down { u64::MAX } else { 0x0101_0101_0101_0101 };
+    // Byte by byte: the top bits are added without their carries.
+    values(((vector & !TOPS) + (eighth & !TOPS)) ^ ((vector ^ eighth) & TOPS))
 }

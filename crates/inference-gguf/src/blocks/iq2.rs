@@ -17,7 +17,7 @@ pub fn unpack_iq2_xxs(block: &[u8; 66], out: &mut Unpacked) {
         (out.scale[2 * group], out.scale[2 * group + 1]) = (scale, scale);
         for i in 0..4 {
             let signs = (rest >> (7 * i)) as u8 & 127;
-            q[4 * group + i] = with_signs(&IQ2_XXS[usize::from(indices[i])], even(signs));
+            q[4 * group + i] = with_signs(IQ2_XXS[usize::from(indices[i])], even(signs));
         }
     }
     out.offset = [NO_OFFSET; 16];
@@ -31,7 +31,7 @@ pub fn unpack_iq2_xs(block: &[u8; 74], out: &mut Unpacked) {
     let (q, _) = out.q.as_chunks_mut::<8>();
     for (i, q) in q.iter_mut().enumerate() {
         let pair = u16::from_le_bytes(*part(block, 2 + 2 * i));
-        *q = with_signs(&IQ2_XS[usize::from(pair & 511)], even((pair >> 9) as u8));
+        *q = with_signs(IQ2_XS[usize::from(pair & 511)], even((pair >> 9) as u8));
     }
 }
 
@@ -45,7 +45,7 @@ pub fn unpack_iq2_s(block: &[u8; 82], out: &mut Unpacked) {
     let (q, _) = out.q.as_chunks_mut::<8>();
     for i in 0..32 {
         let high = usize::from((high[i / 4] >> (2 * (i % 4))) & 3);
-        q[i] = with_signs(&IQ2_S[usize::from(low[i]) | (high << 8)], signs[i]);
+        q[i] = with_signs(IQ2_S[usize::from(low[i]) | (high << 8)], signs[i]);
     }
 }
 

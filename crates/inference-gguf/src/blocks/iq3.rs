@@ -18,10 +18,10 @@ pub fn unpack_iq3_xxs(block: &[u8; 98], out: &mut Unpacked) {
         (out.scale[2 * group], out.scale[2 * group + 1]) = (scale, scale);
         for i in 0..4 {
             let at = 4 * group + i;
-            let first = &IQ3_XXS[usize::from(indices[2 * at])];
-            let second = &IQ3_XXS[usize::from(indices[2 * at + 1])];
+            let first = IQ3_XXS[usize::from(indices[2 * at])];
+            let second = IQ3_XXS[usize::from(indices[2 * at + 1])];
             let signs = (rest >> (7 * i)) as u8 & 127;
-            q[at] = with_signs(&joined(first, second), even(signs));
+            q[at] = with_signs(joined(first, second), even(signs));
         }
     }
     out.offset = [NO_OFFSET; 16];
@@ -42,16 +42,15 @@ pub fn unpack_iq3_s(block: &[u8; 110], out: &mut Unpacked) {
     out.offset = [NO_OFFSET; 16];
     let vector = |i: usize| {
         let high = usize::from((high[i / 8] >> (i % 8)) & 1);
-        &IQ3_S[usize::from(low[i]) | (high << 8)]
+        IQ3_S[usize::from(low[i]) | (high << 8)]
     };
     let (q, _) = out.q.as_chunks_mut::<8>();
     for i in 0..32 {
-        q[i] = with_signs(&joined(vector(2 * i), vector(2 * i + 1)), signs[i]);
+        q[i] = with_signs(joined(vector(2 * i), vector(2 * i + 1)), signs[i]);
     }
 }
 
 #[inline(always)]
-fn joined(first: &[i8; 4], second: &[i8; 4]) -> [i8; 8] {
-    let ([a, b, c, d], [e, f, g, h]) = (*first, *second);
-    [a, b, c, d, e, f, g, h]
+fn joined(first: u32, second: u32) -> u64 {
+    u64::from(first) | (u64::from(second) << 32)
 }

@@ -31,8 +31,16 @@ pub fn unpack_iq4_xs(block: &[u8; 136], out: &mut Unpacked) {
     out.offset = [NO_OFFSET; 16];
 }
 
+/// The values at indices. A tree of selections by the index's bits, which
+/// compilers make fast for many at once; a table is a load per value.
 #[inline(always)]
 fn look_up(indices: &[u8; 16], q: &mut [i8; 32]) {
     nibbles(indices, q);
-    q.iter_mut().for_each(|q| *q = VALUES[*q as usize & 15]);
+    for q in q {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|bit| -((*q >> bit) & 1));
+        let select = |mask: i8, unset: i8, set: i8| unset ^ (mask & (unset ^ set));
+        let pair = |i: usize| select(a, VALUES[2 * i], VALUES[2 * i + 1]);
+        let four = |i: usize| select(b, pair(2 * i), pair(2 * i + 1));
+        *q = select(d, select(c, four(0), four(1)), select(c, four(2), four(3)));
+    }
 }
