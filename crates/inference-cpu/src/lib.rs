@@ -39,10 +39,10 @@
 //! with:
 //!
 //! - [`Precision::Fast`], the default: activations are quantized to 8 bits with
-//!   one scale per 32 (`max |x| / 127`, nearest, ties to even) and multiplied
+//!   one scale per 16 (`max |x| / 127`, nearest, ties to even) and multiplied
 //!   with blocks as integers, exactly, group of 16 by group; groups are the
 //!   terms of the order above. A value that is not finite makes its row NaN; a
-//!   run of 32 below 1e-36 counts as zeros. Codecs (GPTQ, AWQ, MLX, FP8) are
+//!   group below 1e-36 counts as zeros. Codecs (GPTQ, AWQ, MLX, FP8) are
 //!   computed with as in
 //! - [`Precision::Exact`]: a few rows at a time are decoded to f32, and give
 //!   the bits that a dense f32 weight gives.

@@ -101,15 +101,15 @@ fn assert_company_is_irrelevant(linear: &dyn Linear, x: &Tensor, whole: &[u32]) 
     }
 }
 
-/// Quantized activations as documented: by 32, `max |x| / 127`.
+/// Quantized activations as documented: by 16, `max |x| / 127`.
 fn quantize(x: &[f32]) -> Vec<(f32, Vec<i64>)> {
-    let run = |run: &[f32]| {
-        let largest = run.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+    let group = |group: &[f32]| {
+        let largest = group.iter().fold(0.0f32, |m, x| m.max(x.abs()));
         let inverse = if largest == 0.0 { 0.0 } else { 127.0 / largest };
-        let q = run.iter().map(|x| (x * inverse).round_ties_even() as i64);
+        let q = group.iter().map(|x| (x * inverse).round_ties_even() as i64);
         (largest / 127.0, q.collect())
     };
-    x.chunks(32).map(run).collect()
+    x.chunks(16).map(group).collect()
 }
 
 /// The product of one row of blocks with quantized activations in f64, and the
@@ -120,17 +120,14 @@ fn naive(kind: BlockType, row: &[u8], x: &[f32]) -> (f64, f64) {
     let mut unpacked = Unpacked::new();
     for (bytes, x) in row.chunks(step).zip(x.chunks(256)) {
         kind.unpack(bytes, x.len(), &mut unpacked).unwrap();
-        for (run, (x_scale, x_q)) in quantize(x).into_iter().enumerate() {
-            for (half, x_q) in x_q.chunks(16).enumerate() {
-                let group = 2 * run + half;
-                let w_q = &unpacked.q[16 * group..16 * (group + 1)];
-                let dot: i64 = w_q.iter().zip(x_q).map(|(w, x)| i64::from(*w) * x).sum();
-                let total: i64 = x_q.iter().sum();
-                let scaled = f64::from(unpacked.scale[group]) * dot as f64;
-                let offset = f64::from(unpacked.offset[group]) * total as f64;
-                sum += f64::from(x_scale) * (scaled + offset);
-                size += f64::from(x_scale) * (scaled.abs() + offset.abs());
-            }
+        for (group, (x_scale, x_q)) in quantize(x).into_iter().enumerate() {
+            let w_q = &unpacked.q[16 * group..16 * (group + 1)];
+            let dot: i64 = w_q.iter().zip(&x_q).map(|(w, x)| i64::from(*w) * x).sum();
+            let total: i64 = x_q.iter().sum();
+            let scaled = f64::from(unpacked.scale[group]) * dot as f64;
+            let offset = f64::from(unpacked.offset[group]) * total as f64;
+            sum += f64::from(x_scale) * (scaled + offset);
+            size += f64::from(x_scale) * (scaled.abs() + offset.abs());
         }
     }
     (sum, size)
@@ -297,8 +294,8 @@ fn integers_are_multiplied_exactly() {
             (0..n * k).map(&mut all).collect()
         };
         let (w, mut x) = (integers(-128), integers(-127));
-        // Each run has a 127, so its scale is 1.
-        x.iter_mut().step_by(32).for_each(|x| *x = 127);
+        // Each group has a 127, so its scale is 1.
+        x.iter_mut().step_by(16).for_each(|x| *x = 127);
         let one = [0x00, 0x3C];
         let block = |block: &[i64]| -> Vec<u8> {
             one.into_iter().chain(block.iter().map(|q| *q as i8 as u8)).collect()

@@ -2,9 +2,6 @@
 
 use super::part::{GROUP, LANES};
 
-/// Consecutive activations that share a scale.
-pub(super) const SCALED: usize = 32;
-
 /// What makes `1.5 * 2^23 + x` hold `x`, rounded to the nearest integer (ties
 /// to even), in its lowest bits; exact for |x| below 2^22.
 const ROUND: f32 = 12_582_912.0;
@@ -21,7 +18,7 @@ const SMALLEST: f32 = 1.0e-36;
 pub(crate) struct QuantizedRow<'a> {
     /// From -127 to 127.
     pub(crate) q: &'a mut [i8],
-    /// The scale of each [`GROUP`]; two neighbours have the same.
+    /// The scale of each [`GROUP`].
     pub(crate) scales: &'a mut [f32],
     /// `scale` times the sum of a group's `q`.
     pub(crate) sums: &'a mut [f32],
@@ -32,19 +29,17 @@ pub(crate) fn padded(k: usize) -> usize {
     k.next_multiple_of(LANES * GROUP)
 }
 
-/// Quantizes a row of whole runs of [`SCALED`] values: the scale of a run is
-/// `max |x| / 127`, values are rounded to the nearest integer, ties to even.
-/// The scale of a run with a value that is not finite is NaN.
+/// Quantizes a row of whole groups: the scale of a group is `max |x| / 127`,
+/// values are rounded to the nearest integer, ties to even. The scale of a
+/// group with a value that is not finite is NaN.
 #[inline(always)]
 pub(super) fn quantize(x: &[f32], row: &mut QuantizedRow<'_>) {
-    let (runs, _) = x.as_chunks::<SCALED>();
-    let (q_runs, _) = row.q.as_chunks_mut::<SCALED>();
-    let (scales, _) = row.scales.as_chunks_mut::<{ SCALED / GROUP }>();
-    let (sums, _) = row.sums.as_chunks_mut::<{ SCALED / GROUP }>();
-    let scales = scales.iter_mut().zip(sums);
-    for ((run, q), (scales, sums)) in runs.iter().zip(q_runs).zip(scales) {
+    let (groups, _) = x.as_chunks::<GROUP>();
+    let (q_groups, _) = row.q.as_chunks_mut::<GROUP>();
+    let scales = row.scales.iter_mut().zip(row.sums.iter_mut());
+    for ((group, q), (scale, sum)) in groups.iter().zip(q_groups).zip(scales) {
         let mut largest = 0;
-        for value in run {
+        for value in group {
             // As integers, magnitudes are in order, and NaN is the largest.
             largest = u32::max(largest, value.to_bits() & 0x7FFF_FFFF);
         }
@@ -52,25 +47,21 @@ pub(super) fn quantize(x: &[f32], row: &mut QuantizedRow<'_>) {
         let usable = largest.is_finite() && largest >= SMALLEST;
         if usable {
             let inverse = 127.0 / largest;
-            for (q, value) in q.iter_mut().zip(run) {
+            for (q, value) in q.iter_mut().zip(group) {
                 *q = (value * inverse + ROUND).to_bits() as i8;
             }
         } else {
             q.fill(0);
         }
-        let scale = match usable {
+        *scale = match usable {
             true => largest / 127.0,
             false if largest.is_finite() => 0.0,
             false => f32::NAN,
         };
-        *scales = [scale; SCALED / GROUP];
-        let (groups, _) = q.as_chunks::<GROUP>();
-        for (sum, group) in sums.iter_mut().zip(groups) {
-            let mut total = 0i32;
-            for q in group {
-                total = total.wrapping_add(i32::from(*q));
-            }
-            *sum = scale * total as f32;
+        let mut total = 0i32;
+        for q in q {
+            total = total.wrapping_add(i32::from(*q));
         }
+        *sum = *scale * total as f32;
     }
 }

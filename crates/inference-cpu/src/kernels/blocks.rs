@@ -83,10 +83,10 @@ unsafe fn affine_rows<P: Part, F: Format, const PARTS: usize, const MOST: usize>
         for s in 0..spans {
             let from = w.add(s * span_bytes);
             if (s + 1) * SPAN <= args.k {
-                F::unpack(std::slice::from_raw_parts(from, span_bytes), &mut span);
+                F::unpack::<P>(std::slice::from_raw_parts(from, span_bytes), &mut span);
             } else {
                 let bytes = row_bytes - s * span_bytes;
-                F::unpack(std::slice::from_raw_parts(from, bytes), &mut span);
+                F::unpack::<P>(std::slice::from_raw_parts(from, bytes), &mut span);
                 // Activations beyond the end are zeros; so must scales be.
                 for group in (args.k - s * SPAN) / GROUP..LANES {
                     span.scale[group] = 0.0;

@@ -1,7 +1,10 @@
 //! Blocks of weights as integers with scales and offsets.
 
+use half::f16;
 use inference_gguf::blocks as gguf;
-use inference_gguf::blocks::{GROUP, Unpacked};
+use inference_gguf::blocks::Unpacked;
+
+use super::part::{GROUP, LANES, Part};
 
 /// A type of block whose weights are `scale * q + offset` with integers `q` of
 /// 8 bits.
@@ -16,7 +19,11 @@ pub(crate) trait Format {
     const OFFSETS: bool;
 
     /// Unpacks whole blocks of at most 256 weights.
-    fn unpack(blocks: &[u8], out: &mut Unpacked);
+    ///
+    /// # Safety
+    ///
+    /// As [`Part`].
+    unsafe fn unpack<P: Part>(blocks: &[u8], out: &mut Unpacked);
 }
 
 /// Evaluates an expression with the [`Format`] of a
@@ -40,6 +47,62 @@ macro_rules! with_format {
 }
 pub(crate) use with_format;
 
+/// Unpacks blocks by a function of [`inference_gguf::blocks`]. A macro, because
+/// a function that is handed over is called: outside of the instruction set
+/// that its caller is compiled for.
+macro_rules! unpack {
+    // A block of 256 weights.
+    (one, $part:ty, $bytes:literal, $unpack:path, $blocks:ident, $out:ident) => {
+        if let Some(block) = $blocks.first_chunk::<$bytes>() {
+            $unpack(block, $out);
+        }
+    };
+    // Blocks of 32 weights with one scale and one offset.
+    (each, $part:ty, $bytes:literal, $unpack:path, $blocks:ident, $out:ident) => {
+        let (blocks, _) = $blocks.as_chunks::<$bytes>();
+        let (q, _) = $out.q.as_chunks_mut::<32>();
+        let (scales, _) = $out.scale.as_chunks_mut::<{ 32 / GROUP }>();
+        let (offsets, _) = $out.offset.as_chunks_mut::<{ 32 / GROUP }>();
+        for (((block, q), scales), offsets) in blocks.iter().zip(q).zip(scales).zip(offsets) {
+            let (scale, offset) = $unpack(block, q);
+            *scales = [scale; 32 / GROUP];
+            *offsets = [offset; 32 / GROUP];
+        }
+    };
+    // Blocks of 32 weights that begin with a 16-bit float, their scale. All
+    // scales are widened at once; those that `unpack` returns are not used.
+    (half_scales, $part:ty, $bytes:literal, $unpack:path, $blocks:ident, $out:ident) => {
+        let (blocks, _) = $blocks.as_chunks::<$bytes>();
+        let (q, _) = $out.q.as_chunks_mut::<32>();
+        let mut scales = [f16::ZERO; LANES];
+        let (pairs, _) = scales.as_chunks_mut::<{ 32 / GROUP }>();
+        for ((block, q), pair) in blocks.iter().zip(q).zip(pairs) {
+            $unpack(block, q);
+            *pair = [f16::from_le_bytes([block[0], block[1]]); 32 / GROUP];
+        }
+        widen::<$part>(&scales, &mut $out.scale);
+    };
+    // As before, with a second float, the offset.
+    (half_offsets, $part:ty, $bytes:literal, $unpack:path, $blocks:ident, $out:ident) => {
+        unpack!(half_scales, $part, $bytes, $unpack, $blocks, $out);
+        let mut offsets = [f16::ZERO; LANES];
+        let (pairs, _) = offsets.as_chunks_mut::<{ 32 / GROUP }>();
+        for (block, pair) in $blocks.as_chunks::<$bytes>().0.iter().zip(pairs) {
+            *pair = [f16::from_le_bytes([block[2], block[3]]); 32 / GROUP];
+        }
+        widen::<$part>(&offsets, &mut $out.offset);
+    };
+    // Blocks of 64 weights with a scale per group.
+    (four_scales, $part:ty, $bytes:literal, $unpack:path, $blocks:ident, $out:ident) => {
+        let (blocks, _) = $blocks.as_chunks::<$bytes>();
+        let (q, _) = $out.q.as_chunks_mut::<64>();
+        let (scales, _) = $out.scale.as_chunks_mut::<4>();
+        for ((block, q), scales) in blocks.iter().zip(q).zip(scales) {
+            *scales = $unpack(block, q);
+        }
+    };
+}
+
 macro_rules! formats {
     ($($name:ident: $values:literal in $bytes:literal, $sign:ident, $parts:ident,
         $blocks:ident $unpack:ident;)*) => {
@@ -53,8 +116,8 @@ macro_rules! formats {
                 const OFFSETS: bool = formats!(@ $parts);
 
                 #[inline(always)]
-                fn unpack(blocks: &[u8], out: &mut Unpacked) {
-                    $blocks::<$bytes>(blocks, out, gguf::$unpack);
+                unsafe fn unpack<P: Part>(blocks: &[u8], out: &mut Unpacked) {
+                    unpack!($blocks, P, $bytes, gguf::$unpack, blocks, out);
                 }
             }
         )*
@@ -66,12 +129,12 @@ macro_rules! formats {
 }
 
 formats! {
-    Q4_0: 32 in 18, signed, scales, each unpack_q4_0;
-    Q4_1: 32 in 20, unsigned, offsets, each unpack_q4_1;
-    Q5_0: 32 in 22, signed, scales, each unpack_q5_0;
-    Q5_1: 32 in 24, unsigned, offsets, each unpack_q5_1;
-    Q8_0: 32 in 34, signed, scales, each unpack_q8_0;
-    Iq4Nl: 32 in 18, signed, scales, each unpack_iq4_nl;
+    Q4_0: 32 in 18, signed, scales, half_scales unpack_q4_0;
+    Q4_1: 32 in 20, unsigned, offsets, half_offsets unpack_q4_1;
+    Q5_0: 32 in 22, signed, scales, half_scales unpack_q5_0;
+    Q5_1: 32 in 24, unsigned, offsets, half_offsets unpack_q5_1;
+    Q8_0: 32 in 34, signed, scales, half_scales unpack_q8_0;
+    Iq4Nl: 32 in 18, signed, scales, half_scales unpack_iq4_nl;
     Mxfp4: 32 in 17, signed, scales, each unpack_mxfp4;
     Nvfp4: 64 in 36, signed, scales, four_scales unpack_nvfp4;
     Q2K: 256 in 84, unsigned, offsets, one unpack_q2_k;
@@ -92,47 +155,14 @@ formats! {
     Tq2_0: 256 in 66, signed, scales, one unpack_tq2_0;
 }
 
-/// A block of 256 weights.
+/// Widens all of `from`.
+///
+/// # Safety
+///
+/// As [`Part`].
 #[inline(always)]
-fn one<const N: usize>(
-    blocks: &[u8],
-    out: &mut Unpacked,
-    unpack: impl Fn(&[u8; N], &mut Unpacked),
-) {
-    if let Some(block) = blocks.first_chunk() {
-        unpack(block, out);
-    }
-}
-
-/// Blocks of 32 weights with one scale and one offset.
-#[inline(always)]
-fn each<const N: usize>(
-    blocks: &[u8],
-    out: &mut Unpacked,
-    unpack: impl Fn(&[u8; N], &mut [i8; 32]) -> (f32, f32),
-) {
-    let (blocks, _) = blocks.as_chunks();
-    let (q, _) = out.q.as_chunks_mut();
-    let (scales, _) = out.scale.as_chunks_mut::<{ 32 / GROUP }>();
-    let (offsets, _) = out.offset.as_chunks_mut::<{ 32 / GROUP }>();
-    for (((block, q), scales), offsets) in blocks.iter().zip(q).zip(scales).zip(offsets) {
-        let (scale, offset) = unpack(block, q);
-        *scales = [scale; 2];
-        *offsets = [offset; 2];
-    }
-}
-
-/// Blocks of 64 weights with a scale per group.
-#[inline(always)]
-fn four_scales<const N: usize>(
-    blocks: &[u8],
-    out: &mut Unpacked,
-    unpack: impl Fn(&[u8; N], &mut [i8; 64]) -> [f32; 4],
-) {
-    let (blocks, _) = blocks.as_chunks();
-    let (q, _) = out.q.as_chunks_mut();
-    let (scales, _) = out.scale.as_chunks_mut();
-    for ((block, q), scales) in blocks.iter().zip(q).zip(scales) {
-        *scales = unpack(block, q);
+unsafe fn widen<P: Part>(from: &[f16; LANES], to: &mut [f32; LANES]) {
+    for at in (0..LANES).step_by(P::WIDTH) {
+        P::load_f16(from.as_ptr().add(at)).store(to.as_mut_ptr().add(at));
     }
 }

@@ -127,18 +127,18 @@ fn four_bits(bytes: &[u8; 128], q: &mut [i8; 256]) {
 #[inline(always)]
 fn scales_and_minimums(block: &[u8], out: &mut Unpacked) {
     let (d, dmin) = (half_at::<4>(part(block, 0), 0), half_at::<4>(part(block, 0), 2));
-    let packed = part::<12>(block, 4);
-    for i in 0..4 {
-        let (scale, minimum, low) = (packed[i], packed[i + 4], packed[i + 8]);
-        let pairs = [
-            (scale & 63, minimum & 63),
-            ((low & 15) | ((scale >> 6) << 4), (low >> 4) | ((minimum >> 6) << 4)),
-        ];
-        for (half, (scale, minimum)) in pairs.into_iter().enumerate() {
-            let at = 2 * (4 * half + i);
-            let (scale, offset) = (d * f32::from(scale), -(dmin * f32::from(minimum)));
-            (out.scale[at], out.scale[at + 1]) = (scale, scale);
-            (out.offset[at], out.offset[at + 1]) = (offset, offset);
-        }
+    let word = |at| u32::from_le_bytes(*part(block, at));
+    let (first, second, third) = (word(4), word(8), word(12));
+    // Four 6-bit numbers of the first half, four of the second.
+    let joined = |six: u32, low: u32| {
+        let upper = (low & 0x0f0f_0f0f) | ((six >> 2) & 0x3030_3030);
+        (u64::from(six & 0x3f3f_3f3f) | (u64::from(upper) << 32)).to_le_bytes()
+    };
+    let (scales, minimums) = (joined(first, third), joined(second, third >> 4));
+    for i in 0..16 {
+        out.scale[i] = d * f32::from(scales[i / 2]);
+    }
+    for i in 0..16 {
+        out.offset[i] = -(dmin * f32::from(minimums[i / 2]));
     }
 }

@@ -8,8 +8,13 @@ use super::{NO_OFFSET, half_at, part};
 /// Unpacks a block of Q4_0: scale, 16 bytes of 4-bit integers less 8.
 #[inline(always)]
 pub fn unpack_q4_0(block: &[u8; 18], q: &mut [i8; 32]) -> (f32, f32) {
-    nibbles(part(block, 2), q);
-    q.iter_mut().for_each(|q| *q -= 8);
+    let bytes = part::<16>(block, 2);
+    for i in 0..16 {
+        q[i] = (bytes[i] & 15) as i8 - 8;
+    }
+    for i in 0..16 {
+        q[i + 16] = (bytes[i] >> 4) as i8 - 8;
+    }
     (half_at(block, 0), NO_OFFSET)
 }
 
