@@ -42,6 +42,40 @@ fn every_type_of_the_reference_decodes_to_its_bits() {
     }
 }
 
+/// SplitMix64, as in `data/make_block_digests.py`.
+fn split_mix(seed: u64, index: u64) -> u64 {
+    let mut z = seed.wrapping_add((index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Thousands of random blocks per type, so that every entry of a codebook is
+/// met; `data/make_block_digests.py` says how the digests are made.
+#[test]
+fn random_blocks_decode_to_the_reference_s_digests() {
+    let reference = serde_json::from_str(include_str!("data/block_digests.json"));
+    let reference: Value = reference.unwrap();
+    let blocks = usize::try_from(reference["blocks"].as_u64().unwrap()).unwrap();
+    let digests = reference["digests"].as_object().unwrap();
+    assert_eq!(digests.len(), 23);
+    for (name, expected) in digests {
+        let kind = BlockType::ALL.iter().find(|kind| kind.as_str() == name).unwrap();
+        let len = blocks * kind.block_bytes();
+        let words = 0..len.div_ceil(8) as u64;
+        let mut bytes: Vec<u8> =
+            words.flat_map(|i| split_mix(kind.id().into(), i).to_le_bytes()).collect();
+        bytes.truncate(len);
+        let mut values = vec![0.0_f32; blocks * kind.block_values()];
+        kind.decode(&bytes, &mut values).unwrap();
+        let digest = values.iter().fold(0xcbf2_9ce4_8422_2325_u64, |digest, value| {
+            let bits = if value.is_nan() { 0x7fc0_0000 } else { value.to_bits() };
+            (digest ^ u64::from(bits)).wrapping_mul(0x0100_0000_01b3)
+        });
+        assert_eq!(format!("{digest:016x}"), expected.as_str().unwrap(), "{name}");
+    }
+}
+
 #[test]
 fn every_known_type_is_decoded_or_refused_by_name() {
     for kind in BlockType::ALL {
