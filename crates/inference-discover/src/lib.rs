@@ -1,4 +1,34 @@
 //! Finds local language models, and fetches them from the Hugging Face hub.
+//!
+//! | question | answer |
+//! |---|---|
+//! | what models are in a folder? | [`discover`], with options [`Discover::new`] |
+//! | what is the model at this path? | [`describe`], in detail [`inspect`] |
+//! | what do other tools keep here? | [`discover_all`], [`Stores`] |
+//! | what does `org/name` mean here? | [`resolve`], [`ModelRef`] |
+//! | how do I get it? | `pull` (feature `hub`) |
+//! | which backend could load it? | [`BackendChecks`] |
+//!
+//! # Headers only
+//!
+//! Of a safetensors file the header is read and compared with the file's
+//! length, of a GGUF file metadata and the list of tensors; no weights. What is
+//! malformed or incomplete is an error that names file and field, tensor or
+//! part, and the walk goes on behind it.
+//!
+//! # Network
+//!
+//! `pull` alone touches it, and not for a path that exists nor in offline mode.
+//! hf-hub is the client and lays out addresses; downloads themselves are made
+//! here, because its own appends whatever the server sends to what is there,
+//! compares no checksum, waits without limit and knows no offline mode. The
+//! cache is the hub's own: blobs by checksum, snapshots of links, refs; locks
+//! and unfinished files are where Python's `huggingface_hub` has them.
+//!
+//! # Environment
+//!
+//! [`Stores::from_env`] and `HubOptions::from_env` read it; both have a
+//! `from_vars` that reads another.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
@@ -43,3 +73,8 @@ pub use resolve::{Resolved, resolve};
 pub use store::{Store, StoreKind};
 pub use stores::{Stores, discover_all};
 pub use tensor::StoredTensor;
+
+/// Compiles the example of the README.
+#[cfg(all(doctest, feature = "hub"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -2,12 +2,16 @@
 
 use std::path::{Component, Path};
 
-/// What to call a model by its place: `org/name`, with `:file` behind it for
-/// a file, in the cache of the Hugging Face hub, and the last part of the path
-/// elsewhere; for a split file without the number of the part.
+use crate::reference::{HubRef, ModelRef};
+
+/// What to call a model by its place: `org/name` (`hf:name` where there is no
+/// organisation), with `:file` behind it for a file, in the cache of the
+/// Hugging Face hub, and the last part of the path elsewhere; for a split file
+/// without the number of the part.
 pub(crate) fn of_path(path: &Path) -> String {
     if let Some((repository, file)) = in_hub_cache(path) {
-        return if file.is_empty() { repository } else { format!("{repository}:{file}") };
+        let file = Some(file).filter(|file| !file.is_empty());
+        return HubRef { repository, revision: None, file }.to_string();
     }
     let last = path.file_name().or_else(|| path.components().next_back().map(Component::as_os_str));
     let name =
@@ -15,6 +19,14 @@ pub(crate) fn of_path(path: &Path) -> String {
     match SplitName::parse(&name) {
         Some(split) => split.stem.to_owned(),
         None => name.strip_suffix(GGUF).map_or(name.clone(), str::to_owned),
+    }
+}
+
+/// `name` where it names a model wherever it is written, else the path.
+pub(crate) fn resolvable(name: String, path: &Path) -> String {
+    match name.parse() {
+        Ok(ModelRef::Hub(_) | ModelRef::Ollama(_)) => name,
+        _ => path.display().to_string(),
     }
 }
 
@@ -79,7 +91,7 @@ mod tests {
         let of = |path: &str| of_path(Path::new(path));
         assert_eq!(of("/hub/models--org--name/snapshots/abc"), "org/name");
         assert_eq!(of("/hub/models--org--name/snapshots/abc/q/x.gguf"), "org/name:q/x.gguf");
-        assert_eq!(of("/hub/models--gpt2/snapshots/abc"), "gpt2");
+        assert_eq!(of("/hub/models--gpt2/snapshots/abc"), "hf:gpt2");
         assert_eq!(of("/hub/models--org--name/snapshots"), "snapshots");
         assert_eq!(of("models/llama"), "llama");
         assert_eq!(of("models/llama.Q4_K_M.gguf"), "llama.Q4_K_M");

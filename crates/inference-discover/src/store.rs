@@ -80,7 +80,8 @@ impl Store {
     }
 
     /// Its models, sorted and lazy as those of [`Discover`](crate::Discover),
-    /// under the names that [`resolve`](crate::resolve) takes. Of a repository
+    /// under names that [`resolve`](crate::resolve) takes, paths where there are
+    /// no better ones. Of a repository
     /// of the hub every snapshot is listed; those that are not `main`'s have
     /// `@COMMIT` in the name.
     pub fn models(&self) -> impl Iterator<Item = Result<DiscoveredModel>> + use<> {

@@ -2,8 +2,10 @@
 
 use crate::run::inference;
 
-const COMMANDS: [&str; 8] =
-    ["generate", "chat", "classify", "tokenize", "template", "logits", "backends", "bench"];
+const COMMANDS: [&str; 11] = [
+    "generate", "chat", "classify", "tokenize", "template", "logits", "bench", "models", "pull",
+    "inspect", "backends",
+];
 
 #[test]
 fn the_help_lists_every_command_and_the_exit_codes() {

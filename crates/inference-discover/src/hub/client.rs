@@ -9,6 +9,9 @@ use inference_core::{Error, Result};
 
 use super::options::HubOptions;
 
+/// How long to wait between two looks at whether to go on waiting.
+const STEP: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// hf-hub's client, which has the hub's headers and sends the token to its
 /// host alone, with limits on time of our own.
 pub(super) struct Client<'a> {
@@ -70,6 +73,20 @@ impl<'a> Client<'a> {
         let repo = Repo::with_revision(repository.to_owned(), RepoType::Model, commit.to_owned());
         // hf-hub takes the name as it is.
         self.api.repo(repo).url(&encoded(file, true))
+    }
+
+    /// Waits before a repetition and counts it.
+    pub(super) fn pause(&self, url: &str, repetition: &mut usize) -> Result<()> {
+        let mut pause = self.options.delay(*repetition);
+        *repetition += 1;
+        while !pause.is_zero() {
+            if self.options.is_cancelled() {
+                return Err(cancelled(url));
+            }
+            std::thread::sleep(pause.min(STEP));
+            pause = pause.saturating_sub(STEP);
+        }
+        Ok(())
     }
 
     /// Asks for a resource, from a byte on.

@@ -116,7 +116,7 @@ impl<'a> Partial<'a> {
                 Err(Failed::Transient(error)) => error,
                 Err(Failed::NotSatisfiable(_)) if before > 0 => {
                     self.restart()?;
-                    continue_after(client, url, &mut repetition)?;
+                    client.pause(url, &mut repetition)?;
                     continue;
                 }
                 Err(other) => return Err(other.into_error()),
@@ -128,7 +128,7 @@ impl<'a> Partial<'a> {
                 return Err(error);
             }
             tracing::debug!(%error, have = self.len, "the download goes on");
-            continue_after(client, url, &mut repetition)?;
+            client.pause(url, &mut repetition)?;
         }
         Ok(())
     }
@@ -194,21 +194,6 @@ impl<'a> Partial<'a> {
         }
         Ok(())
     }
-}
-
-/// Pauses before a repetition and counts it.
-fn continue_after(client: &Client<'_>, url: &str, repetition: &mut usize) -> Result<()> {
-    let mut pause = client.options.delay(*repetition);
-    *repetition += 1;
-    let step = std::time::Duration::from_millis(100);
-    while !pause.is_zero() {
-        if client.options.is_cancelled() {
-            return Err(cancelled(url));
-        }
-        std::thread::sleep(pause.min(step));
-        pause = pause.saturating_sub(step);
-    }
-    Ok(())
 }
 
 /// `bytes START-END/TOTAL`, where the total may be `*`.

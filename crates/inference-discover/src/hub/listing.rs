@@ -71,8 +71,7 @@ impl Listing {
                 }
                 Err(Failed::Transient(error)) => {
                     tracing::debug!(%error, repetition, "asking the hub again");
-                    std::thread::sleep(client.options.delay(repetition));
-                    repetition += 1;
+                    client.pause(&url, &mut repetition)?;
                 }
                 Err(Failed::NotFound(_)) => {
                     let endpoint = &client.options.endpoint;

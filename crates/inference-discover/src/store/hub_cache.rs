@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use inference_core::{DiscoveredModel, Error, Result};
 
 use super::{Models, failed, sorted_names};
-use crate::names::{HUB_PREFIX, repository_of_folder};
-use crate::reference::HubRef;
+use crate::names::{self, HUB_PREFIX, repository_of_folder};
+use crate::reference::{HubRef, ModelRef};
 use crate::{Discover, bounded_file, repository_files};
 
 pub(super) fn models(root: &Path) -> Models {
@@ -43,6 +43,7 @@ fn repository(folder: &Path) -> Models {
         let is_main = alone || main.as_ref() == Some(&commit);
         Discover::new(snapshots.join(&commit), Default::default()).map(move |model| {
             let mut model = model?;
+            model.name = names::resolvable(model.name, &model.path);
             if !is_main {
                 at_commit(&mut model, &commit);
             }
@@ -53,11 +54,10 @@ fn repository(folder: &Path) -> Models {
 
 /// Puts the commit behind the repository's name.
 fn at_commit(model: &mut DiscoveredModel, commit: &str) {
-    let (repository, file) = match model.name.split_once(':') {
-        Some((repository, file)) => (repository, format!(":{file}")),
-        None => (&*model.name, String::new()),
-    };
-    model.name = format!("{repository}@{commit}{file}");
+    if let Ok(ModelRef::Hub(mut name)) = model.name.parse() {
+        name.revision = Some(commit.to_owned());
+        model.name = name.to_string();
+    }
 }
 
 fn has_incomplete_download(folder: &Path) -> bool {
@@ -67,7 +67,8 @@ fn has_incomplete_download(folder: &Path) -> bool {
 
 fn incomplete(folder: &Path) -> Error {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let id = repository_of_folder(&name).unwrap_or_default();
+    let repository = repository_of_folder(&name).unwrap_or_default();
+    let id = HubRef { repository, revision: None, file: None };
     let found = format!("an unfinished one; `inference pull {id}` resumes it");
     Error::invalid_model(folder.display().to_string(), "snapshots", "a download", found)
 }

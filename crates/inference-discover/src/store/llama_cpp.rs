@@ -9,11 +9,16 @@ use crate::reference::HubRef;
 use crate::{Discover, DiscoverOptions, gguf_model};
 
 pub(super) fn models(root: &Path) -> Models {
-    Box::new(Discover::new(root, DiscoverOptions::new().with_max_depth(0)))
+    let models = Discover::new(root, DiscoverOptions::new().with_max_depth(0));
+    Box::new(models.map(|model| {
+        let mut model = model?;
+        // Where the repository ends in the file's name cannot be told.
+        model.name = model.path.display().to_string();
+        Ok(model)
+    }))
 }
 
-/// Which repository a file belongs to cannot be told from its name, so a
-/// repository is found only with its file.
+/// A repository is found only with its file.
 pub(super) fn find(root: &Path, wanted: &HubRef) -> Result<Option<PathBuf>> {
     let (None, Some(file)) = (&wanted.revision, &wanted.file) else { return Ok(None) };
     let name = format!("{}_{}", wanted.repository, file).replace('/', "_");

@@ -6,15 +6,13 @@ use inference_core::Result;
 
 use super::Models;
 use crate::reference::HubRef;
-use crate::{Discover, repository_files};
+use crate::{Discover, names, repository_files};
 
 pub(super) fn models(root: &Path) -> Models {
     let root = root.to_owned();
     Box::new(Discover::new(&root, Default::default()).map(move |model| {
         let mut model = model?;
-        if let Some(name) = name(&root, &model.path) {
-            model.name = name;
-        }
+        model.name = names::resolvable(name(&root, &model.path).unwrap_or_default(), &model.path);
         Ok(model)
     }))
 }

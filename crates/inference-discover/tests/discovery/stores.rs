@@ -32,8 +32,12 @@ fn the_cache_of_the_hub_lists_snapshots_by_repository() {
     assert_eq!(errors.len(), 1, "{errors:?}");
     assert!(errors[0].contains("inference pull org/started"), "{errors:?}");
     let names: Vec<_> = store.models().filter_map(Result::ok).map(|model| model.name).collect();
+    let stores = Stores::new().with_store(StoreKind::HuggingFace, place.path());
+    for model in store.models().filter_map(Result::ok) {
+        assert_eq!(stores.resolve(&model.name).unwrap().path, model.path, "{}", model.name);
+    }
     let older = format!("org/name@{OLDER}");
-    assert_eq!(names, ["gpt2", "org/name", &older, "org/quantized:sub/m.Q4_K_M.gguf"]);
+    assert_eq!(names, ["hf:gpt2", "org/name", &older, "org/quantized:sub/m.Q4_K_M.gguf"]);
 }
 
 #[test]
@@ -43,7 +47,8 @@ fn lm_studio_keeps_files_by_organisation_and_repository() {
     place.folder_model("org/mlx");
     place.gguf_model("stray.gguf");
     let store = Store::new(StoreKind::LmStudio, place.path());
-    assert_eq!(names(&store), ["org/mlx", "org/name-GGUF:m.gguf", "stray"]);
+    let stray = place.path().join("stray.gguf").display().to_string();
+    assert_eq!(names(&store), ["org/mlx", "org/name-GGUF:m.gguf", &stray]);
 }
 
 #[test]
@@ -53,7 +58,7 @@ fn llama_cpp_keeps_files_side_by_side() {
     place.gguf_model("folder/not-looked-at.gguf");
     place.write("manifest=org=name=latest.json", "{}");
     let store = Store::new(StoreKind::LlamaCpp, place.path());
-    assert_eq!(names(&store), ["org_name_m"]);
+    assert_eq!(names(&store), [place.path().join("org_name_m.gguf").display().to_string()]);
 }
 
 /// A store of Ollama with one model, whose manifest `change` may spoil.
