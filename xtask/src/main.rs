@@ -2,6 +2,7 @@
 
 mod demo;
 mod eval_demo;
+mod fuzz_seeds;
 mod train_demo;
 
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ struct Arguments {
 enum Command {
     TrainDemo(train_demo::TrainDemo),
     EvalDemo(eval_demo::EvalDemo),
+    FuzzSeeds(fuzz_seeds::FuzzSeeds),
 }
 
 #[expect(clippy::print_stderr, reason = "a command reports its failure")]
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::TrainDemo(command) => command.run(),
         Command::EvalDemo(command) => command.run(),
+        Command::FuzzSeeds(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -16,10 +16,12 @@ mod random;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use inference::text::TextParts;
 use inference_core::{ChatPrompt, Message, Prompt};
+use inference_gguf::{GgufFile, TensorType};
 use serde_json::Value;
 
-use harness::{Copy, Trial, load, rounds};
+use harness::{Copy, Outcome, Trial, load, message, rounds};
 use random::Random;
 
 const WEIGHTS: &str = "model.safetensors";
@@ -161,7 +163,7 @@ fn shards_and_their_index() {
     let text = index.to_string();
     copy.words.insert(INDEX.to_owned());
     copy.replace(INDEX, &text);
-    let harness::Outcome::Loaded = load(&copy.path(), prompt()) else {
+    let Outcome::Loaded = load(&copy.path(), prompt()) else {
         panic!("the whole model is refused")
     };
 
@@ -250,8 +252,12 @@ fn chat_templates() {
     trial.end();
 }
 
-/// A GGUF file as it is, and with damage to its header's fields and to bytes.
-fn gguf_cases(trial: &mut Trial, source: &Path, cases: usize) {
+/// A GGUF file with damage to its header's fields and to bytes; `run` is what
+/// is done with it.
+fn gguf_cases(trial: &mut Trial, source: &Path, cases: usize, run: fn(&Path) -> Outcome) {
+    if let Outcome::Refused(why) = run(source) {
+        panic!("{} is refused as it is: {why}", source.display());
+    }
     let folder = tempfile::TempDir::new().unwrap();
     let file = name(source);
     let original = std::fs::read(source).unwrap();
@@ -271,7 +277,7 @@ fn gguf_cases(trial: &mut Trial, source: &Path, cases: usize) {
         let size = bytes.len() as u64;
         std::fs::write(&path, bytes).unwrap();
         let (label, model) = (format!("{file}: {done}"), path.clone());
-        trial.case(label, &words, size, move || load(&model, prompt()));
+        trial.case(label, &words, size, move || run(&model));
         std::fs::remove_file(path).unwrap();
     }
 }
@@ -285,17 +291,45 @@ fn gguf_models() {
     folders.sort();
     for folder in folders.iter().filter(|path| path.is_dir()) {
         for file in files(&format!("gguf/{}", name(folder)), "gguf") {
-            gguf_cases(&mut trial, &file, 24 * rounds());
+            gguf_cases(&mut trial, &file, 24 * rounds(), |path| load(path, prompt()));
         }
     }
     trial.end();
+}
+
+/// All of a file that is no whole model: its keys, a block of each tensor, and
+/// the tokenizer.
+fn read(path: &Path) -> Outcome {
+    let read = || -> inference_core::Result<()> {
+        let file = GgufFile::open(path)?;
+        for key in file.metadata().keys() {
+            file.metadata().get(key)?;
+        }
+        for tensor in file.tensors() {
+            if let TensorType::Known(kind) = tensor.kind()
+                && let Some(block) = file.bytes(tensor)?.get(..kind.block_bytes())
+            {
+                kind.decode(block, &mut vec![0.0; kind.block_values()])?;
+            }
+        }
+        let parts = TextParts::from_gguf(file.metadata())?;
+        if let Some(tokenizer) = parts.tokenizer {
+            let ids = tokenizer.encode("Once upon a time </s>\u{e9}\u{1f600}", true);
+            let _ = ids.and_then(|ids| tokenizer.decode(&ids, true));
+        }
+        Ok(())
+    };
+    match read() {
+        Ok(()) => Outcome::Loaded,
+        Err(error) => Outcome::Refused(message(&error)),
+    }
 }
 
 #[test]
 fn gguf_vocabularies() {
     let mut trial = Trial::begin("GGUF vocabularies");
     for file in files("gguf-vocab", "gguf") {
-        gguf_cases(&mut trial, &file, 8 * rounds());
+        gguf_cases(&mut trial, &file, 8 * rounds(), read);
     }
     trial.end();
 }

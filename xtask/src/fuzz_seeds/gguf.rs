@@ -1,0 +1,91 @@
+//! A GGUF file cut down: all of its keys, the beginning of long arrays, and a
+//! tensor of each name with a block or two.
+
+use std::collections::{BTreeSet, HashSet};
+use std::path::Path;
+
+use inference_gguf::{GgufFile, GgufWriter, Metadata, TensorType, ValueType};
+
+use crate::Result;
+
+/// Most elements of an array; the bytes that vocabularies begin with, and
+/// some tokens more.
+const ELEMENTS: usize = 300;
+/// Most tensors.
+const TENSORS: usize = 40;
+
+const TOKENS: &str = "tokenizer.ggml.tokens";
+const MERGES: &str = "tokenizer.ggml.merges";
+
+/// Writes the small copy of `source`; keys become words of the dictionary.
+pub(super) fn shrink(source: &Path, out: &Path, words: &mut BTreeSet<String>) -> Result<()> {
+    let file = GgufFile::open(source)?;
+    let metadata = file.metadata();
+    let mut writer = GgufWriter::new();
+    for key in metadata.keys() {
+        words.insert(key.to_owned());
+        match metadata.stored(key) {
+            Some((ValueType::Array, _)) => array(metadata, key, &mut writer)?,
+            _ => writer.copy(metadata, |wanted| wanted == key && fits(metadata, key)),
+        }
+    }
+    let mut kept = Vec::new();
+    for tensor in file.tensors().iter().take(TENSORS) {
+        let TensorType::Known(kind) = tensor.kind() else { continue };
+        words.insert(tensor.name().to_owned());
+        let mut shape: Vec<usize> = tensor.shape().iter().map(|dim| (*dim).min(2)).collect();
+        if let Some(columns) = shape.last_mut() {
+            *columns = kind.block_values();
+        }
+        let blocks: usize = shape.iter().rev().skip(1).product();
+        writer.tensor(tensor.name(), &shape, kind)?;
+        kept.push((tensor, blocks * kind.block_bytes()));
+    }
+    let _ = std::fs::remove_file(out);
+    let mut output = writer.create(out)?;
+    for (tensor, bytes) in kept {
+        output
+            .write(file.bytes(tensor)?.get(..bytes).ok_or("a tensor of less than its blocks")?)?;
+    }
+    Ok(output.finish()?)
+}
+
+/// Whether a value is right for the vocabulary that is left.
+fn fits(metadata: &Metadata, key: &str) -> bool {
+    let is_id = key.starts_with("tokenizer.") && key.ends_with("_token_id");
+    !is_id || matches!(metadata.size(key), Ok(Some(id)) if id < ELEMENTS)
+}
+
+fn array(metadata: &Metadata, key: &str, writer: &mut GgufWriter) -> Result<()> {
+    if key == MERGES {
+        let tokens = metadata.texts(TOKENS)?.unwrap_or_default();
+        let tokens: HashSet<&str> = tokens.into_iter().take(ELEMENTS).collect();
+        let known = |merge: &&str| {
+            merge.split_once(' ').is_some_and(|(left, right)| {
+                let whole = format!("{left}{right}");
+                tokens.contains(left) && tokens.contains(right) && tokens.contains(&*whole)
+            })
+        };
+        let merges = metadata.texts(key)?.unwrap_or_default();
+        writer.set_array(key, merges.into_iter().filter(known).collect::<Vec<_>>());
+        return Ok(());
+    }
+    match metadata.array(key)?.map(|array| array.element_type()) {
+        Some(ValueType::Text) => {
+            let texts: Vec<_> = metadata.texts(key)?.unwrap_or_default();
+            writer.set_array(key, texts.into_iter().take(ELEMENTS).collect::<Vec<_>>());
+        }
+        Some(ValueType::F32) => {
+            let numbers = metadata.numbers(key)?.unwrap_or_default();
+            let kept: Vec<f32> = numbers.iter().take(ELEMENTS).map(|n| *n as f32).collect();
+            writer.set_array(key, kept);
+        }
+        Some(ValueType::I32) => {
+            let numbers = metadata.numbers(key)?.unwrap_or_default();
+            let kept: Vec<i32> = numbers.iter().take(ELEMENTS).map(|n| *n as i32).collect();
+            writer.set_array(key, kept);
+        }
+        _ => writer.copy(metadata, |wanted| wanted == key),
+    }
+    Ok(())
+}
