@@ -4,9 +4,9 @@
 //! # From files to a model
 //!
 //! ```text
-//! config.json ──▶ DecoderConfig ──┐
-//! *.safetensors ──▶ WeightSource ─┼──▶ Decoder ──▶ CandleRunner ──▶ engine ──▶ TextModel
-//! a backend's Ops ────────────────┘
+//! config.json or GGUF ───▶ DecoderConfig ──┐
+//! *.safetensors or GGUF ──▶ WeightSource ──┼──▶ Decoder ──▶ CandleRunner ──▶ engine ──▶ TextModel
+//! a backend's Ops ─────────────────────────┘
 //! ```
 //!
 //! [`load_model`] goes the whole way. It is what every backend on Candle
@@ -52,10 +52,27 @@
 //!
 //! # Weights
 //!
-//! Weights stay as they are stored, f32, f16 or bf16. [`SafetensorsFiles`]
-//! maps files and checks their headers; [`Weight`] shares the mapped bytes
-//! down to the operations, which use them in place, pack them, or upload them
-//! in their stored type. No widened copy of a model is held.
+//! Weights stay as they are stored. [`SafetensorsFiles`] and [`GgufWeights`]
+//! hold mapped and checked files; [`Weight`] shares the mapped bytes down to
+//! the operations, which use them in place, pack them, or upload them in their
+//! stored type. No widened copy of a model is held.
+//!
+//! Dense weights are f32, f16 or bf16. Quantized ones are rows of ggml's
+//! blocks, or rows of a [`RowCodec`] ([`QuantizedWeights`]). The reference
+//! computes blocks with Candle's kernels where it has one for the type; other
+//! quantized weights, and all where the precision is exact, it decodes a
+//! bounded block of rows at a time ([`Weight::decode_rows`]).
+//!
+//! # GGUF
+//!
+//! [`DecoderConfig::from_gguf`] translates metadata to the fields of
+//! `config.json` ([`gguf_architectures`] lists what llama.cpp calls the
+//! architectures), [`GgufWeights`] the names of tensors. Llama.cpp writes some
+//! architectures with the rows of queries and keys interleaved for its rotary
+//! embedding: those are copied back into halves, everything else is used where
+//! it lies. Where GGUF has no key, llama.cpp's default counts: Gemma 2's and
+//! 3's queries are scaled by the size of a head. A sliding window counts where
+//! a file has one, though llama.cpp ignores that of `llama` and `phi3`.
 //!
 //! # Same answer, whatever the company
 //!
