@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The name of the description beside safetensors.
-const CONFIG: &str = "config.json";
+pub(crate) const CONFIG: &str = "config.json";
 
 /// A model's description, and where its weights are.
 pub(crate) struct Checkpoint {
@@ -49,19 +49,8 @@ impl Checkpoint {
         let json = parse(CONFIG, &files.read_required(CONFIG)?)?;
         let fields = Fields::new(CONFIG, &json)?;
         let config = DecoderConfig::from_fields(&fields)?;
-        let text = TextParts::load(|name| files.read(name))?;
-        let place = format!("the vocab_size of {CONFIG}");
-        check_vocabulary("tokenizer.json", &text, &config, &place)?;
-        let generation = match files.read(generation_config::FILE)? {
-            Some(json) => GenerationConfig::read(&json)?,
-            None => GenerationConfig::default(),
-        };
-        // Of `generation_config.json`, else of `config.json`, else the tokenizer's.
-        let (file, eos) = match fields.get("eos_token_id") {
-            Some(_) if !generation.has_eos => (CONFIG, fields.token_ids("eos_token_id")?),
-            _ => (generation_config::FILE, text.eos_ids.clone()),
-        };
-        check_eos(file, "eos_token_id", &eos, &config)?;
+        let Companions { text, generation, eos } =
+            Companions::read(&files, &fields, config.vocab_size)?;
         let format = Format::Safetensors(QuantizationScheme::from_fields(&fields)?);
         Ok(Self { config, text, generation, eos, files, format })
     }
@@ -71,10 +60,10 @@ impl Checkpoint {
         let config = DecoderConfig::from_gguf(&file)?;
         let text = TextParts::from_gguf(metadata)?;
         let place = "the rows of tensor `token_embd.weight`";
-        check_vocabulary(metadata.file(), &text, &config, place)?;
+        check_vocabulary(metadata.file(), &text, config.vocab_size, place)?;
         let generation = GenerationConfig::from_gguf(metadata)?;
         let eos = gguf_ends(metadata, &text)?;
-        check_eos(metadata.file(), "the tokens that end a text", &eos, &config)?;
+        check_eos(metadata.file(), "the tokens that end a text", &eos, config.vocab_size)?;
         let format = Format::Gguf(file);
         Ok(Self { config, text, generation, eos, files, format })
     }
@@ -98,6 +87,39 @@ impl Checkpoint {
     }
 }
 
+/// What lies beside the weights in a folder.
+pub(crate) struct Companions {
+    pub(crate) text: TextParts,
+    pub(crate) generation: GenerationConfig,
+    /// The tokens that end a text.
+    pub(crate) eos: Vec<TokenId>,
+}
+
+impl Companions {
+    /// Reads tokenizer, chat template and generation defaults; `fields` are
+    /// those of `config.json`.
+    ///
+    /// # Errors
+    ///
+    /// As [`load_model`](crate::load_model).
+    pub(crate) fn read(files: &ModelFiles, fields: &Fields<'_>, vocab: usize) -> Result<Self> {
+        let text = TextParts::load(|name| files.read(name))?;
+        let place = format!("the vocab_size of {CONFIG}");
+        check_vocabulary("tokenizer.json", &text, vocab, &place)?;
+        let generation = match files.read(generation_config::FILE)? {
+            Some(json) => GenerationConfig::read(&json)?,
+            None => GenerationConfig::default(),
+        };
+        // Of `generation_config.json`, else of `config.json`, else the tokenizer's.
+        let (file, eos) = match fields.get("eos_token_id") {
+            Some(_) if !generation.has_eos => (CONFIG, fields.token_ids("eos_token_id")?),
+            _ => (generation_config::FILE, text.eos_ids.clone()),
+        };
+        check_eos(file, "eos_token_id", &eos, vocab)?;
+        Ok(Self { text, generation, eos })
+    }
+}
+
 /// Keys of tokens that end a text, a turn or a message.
 const ENDS: [&str; 3] =
     ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
@@ -118,13 +140,7 @@ fn gguf_ends(metadata: &Metadata, text: &TextParts) -> Result<Vec<TokenId>> {
 
 /// Every id of the tokenizer has a row of the embedding. (The embedding may
 /// have more rows: many are padded.)
-fn check_vocabulary(
-    file: &str,
-    text: &TextParts,
-    config: &DecoderConfig,
-    place: &str,
-) -> Result<()> {
-    let rows = config.vocab_size;
+fn check_vocabulary(file: &str, text: &TextParts, rows: usize, place: &str) -> Result<()> {
     match text.tokenizer.as_ref().map(|tokenizer| tokenizer.vocab_size()) {
         Some(ids) if ids > rows => Err(Error::invalid_model(
             file,
@@ -136,12 +152,12 @@ fn check_vocabulary(
     }
 }
 
-fn check_eos(file: &str, what: &str, ids: &[TokenId], config: &DecoderConfig) -> Result<()> {
-    match ids.iter().find(|id| **id as usize >= config.vocab_size) {
+fn check_eos(file: &str, what: &str, ids: &[TokenId], vocab: usize) -> Result<()> {
+    match ids.iter().find(|id| **id as usize >= vocab) {
         Some(id) => Err(Error::invalid_model(
             file,
             what,
-            format!("below vocab_size ({})", config.vocab_size),
+            format!("below vocab_size ({vocab})"),
             id.to_string(),
         )),
         None => Ok(()),

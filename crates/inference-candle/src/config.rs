@@ -30,7 +30,7 @@ pub(crate) use fields::{Fields, parse};
 pub use gguf::gguf_architectures;
 pub use rope::{RopeScaling, RopeSpec};
 
-use crate::{Activation, QuantizationScheme};
+use crate::{Activation, QuantizationScheme, extra_architectures};
 
 /// A decoder, described completely.
 #[derive(Clone, Debug, PartialEq)]
@@ -241,6 +241,10 @@ impl DecoderConfig {
         let Some(name) = fields.text("model_type")? else {
             return Err(fields.invalid("model_type", format!("one of {}", known())));
         };
+        if extra_architectures().any(|extra| extra == name) {
+            let supported = format!("{}; others with the feature `extra-architectures`", known());
+            return Err(fields.unsupported("model_type", supported));
+        }
         let Some((_, class, map)) = ARCHITECTURES.iter().find(|(known, ..)| *known == name) else {
             return Err(fields.unsupported("model_type", known()));
         };

@@ -74,6 +74,14 @@
 //! 3's queries are scaled by the size of a head. A sliding window counts where
 //! a file has one, though llama.cpp ignores that of `llama` and `phi3`.
 //!
+//! Quantized safetensors stay in their codes and are decoded row by row
+//! ([`QuantizedWeights`]): MLX affine (4 and 8 bits, groups of 32, 64 and 128,
+//! the embedding too), GPTQ (4 bits, both versions of the format, activation
+//! order), AWQ (4 bits, `gemm`), and FP8 e4m3 with a scale per tensor, output
+//! or block (`fp8`, `fbgemm_fp8`, `compressed-tensors`). Other methods are
+//! refused by their `quant_method`. Activations are f32: what a config says
+//! about quantizing them is not followed.
+//!
 //! # Same answer, whatever the company
 //!
 //! Nothing here makes a token's result depend on other tokens of the batch or
@@ -139,6 +147,30 @@
 //! # Features
 //!
 //! `cuda` and `metal` enable Candle's devices of that name.
+//!
+//! `extra-architectures` adds architectures outside the parametric decoder,
+//! computed by candle-transformers where its logits are those of transformers
+//! ([`extra_architectures`]):
+//!
+//! | `model_type` | refused by the name of the field |
+//! |---|---|
+//! | `falcon` | `activation` other than a tanh GELU (so that of the released models), `alibi`, `new_decoder_architecture`, several key/value heads |
+//! | `gpt_bigcode` | `multi_query: false`, more than 8192 positions |
+//! | `helium` | biases |
+//! | `mamba` | sizes and epsilon other than the usual, an untied head |
+//! | `mamba2` | `n_groups` above 1, an untied head, time step limits |
+//! | `olmo` | |
+//! | `phi` | `qk_layernorm` |
+//! | `stablelm` | `qk_layernorm`, `use_parallel_residual` |
+//! | `starcoder2` | an untied head; the context is at most the sliding window |
+//!
+//! Left out: MPT (candle-transformers ignores the weights of its norms), and
+//! those that it does not have, such as GPT-NeoX. Every running sequence has
+//! an instance of the model over shared weights, so that several can run; the
+//! sequences of a step are computed one after the other. Weights are widened
+//! to f32, computing is Candle's (`threads`, `affinity`, `quantize` and a
+//! `kv_dtype` are refused), and there is no attention inspection. A slot keeps
+//! its state until the next sequence takes it; `kv_budget` bounds all of them.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -148,6 +180,7 @@ mod capabilities;
 mod checkpoint;
 mod config;
 mod decoder;
+mod extra;
 mod files;
 mod generation_config;
 mod inspect;
@@ -175,6 +208,7 @@ pub use config::{
     WeightNames, architectures, gguf_architectures,
 };
 pub use decoder::{Decoder, DecoderLayer};
+pub use extra::extra_architectures;
 pub use files::ModelFiles;
 pub use kv_cache::{KvCache, KvLayout};
 pub use kv_plan::{BLOCK_SIZE, DEFAULT_KV_BUDGET};

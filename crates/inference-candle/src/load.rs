@@ -64,6 +64,10 @@ pub fn load_model(
     }
     engine.validate()?;
 
+    #[cfg(feature = "extra-architectures")]
+    if let Some(model) = crate::extra::load(backend, source, options, ops.device(), &engine)? {
+        return Ok(model);
+    }
     let checkpoint = Checkpoint::open(ModelFiles::new(source)?)?;
     refuse_layers(backend, options, &checkpoint.config, &*ops)?;
     let plan = KvPlan::new(&checkpoint.config, options, engine.max_batch)?;

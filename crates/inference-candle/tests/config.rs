@@ -105,8 +105,11 @@ fn rope_parameters_per_layer_type() {
 fn an_unknown_architecture_is_refused_with_the_known_ones() {
     let error = config("mamba", json!({})).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::UnsupportedModel);
+    assert!(error.to_string().contains("feature `extra-architectures`"), "{error}");
+    let error = config("gpt_neox", json!({})).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnsupportedModel);
     let message = error.to_string();
-    assert!(message.contains("mamba") && architectures().all(|name| message.contains(name)));
+    assert!(message.contains("gpt_neox") && architectures().all(|name| message.contains(name)));
     assert!(architectures().is_sorted());
 }
 

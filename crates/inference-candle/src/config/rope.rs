@@ -82,7 +82,7 @@ pub enum RopeScaling {
 impl RopeSpec {
     /// Reads the rotary embedding of all layers: `rope_parameters`
     /// (transformers 5), or `rope_theta` and `rope_scaling` (transformers 4).
-    pub(super) fn read(
+    pub(crate) fn read(
         fields: &Fields<'_>,
         head_dim: usize,
         context_len: usize,

@@ -190,6 +190,12 @@ impl SafetensorsFiles {
         })
     }
 
+    /// The names of all tensors, in no order.
+    #[cfg(feature = "extra-architectures")]
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
     /// What to name where a tensor is missing.
     pub(crate) fn file(&self) -> &str {
         &self.file
