@@ -217,7 +217,7 @@ pub use mlp_block::{GatedMlp, Mlp, MlpBlock};
 pub use moe::Moe;
 pub use norm::Norm;
 pub use ops::{Activation, AttentionSpec, BatchView, Linear, Ops};
-pub use quantize::FileType;
+pub use quantize::{FileType, QuantizeOptions, QuantizeReport, quantize_model};
 pub(crate) use quantized::quantization_methods;
 pub use quantized::{QuantizationScheme, QuantizedWeights};
 pub use reference::ReferenceOps;

@@ -11,13 +11,14 @@ use std::collections::HashMap;
 use candle_core::Tensor;
 use inference_core::{Error, Result};
 
+pub(crate) use gguf_names::{GgufNames, TensorForm};
 pub use gguf_weights::GgufWeights;
 pub(crate) use mapped_bytes::MappedBytes;
 pub use safetensors_file::SafetensorsFiles;
 pub(crate) use safetensors_file::{ElementType, RawTensor};
 
 pub(crate) use aligned::AlignedBytes;
-use aligned::aligned;
+pub(crate) use aligned::aligned;
 
 use crate::Weight;
 

@@ -307,22 +307,35 @@ impl GgufFileWriter {
     ///
     /// [`Engine`](inference_core::ErrorKind::Engine) where data is missing,
     /// [`Io`](inference_core::ErrorKind::Io).
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(self) -> Result<()> {
+        self.finish_checked(|_| Ok(()))
+    }
+
+    /// As [`finish`](Self::finish), unless `check`, which is given the path of
+    /// the finished temporary file, fails.
+    ///
+    /// # Errors
+    ///
+    /// As [`finish`](Self::finish), and what `check` returns.
+    pub fn finish_checked(mut self, check: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         if let Some(tensor) = self.tensors.get(self.current) {
             let (name, written, bytes) = (&tensor.name, self.written, tensor.bytes);
             return Err(Error::engine_message(format!("{written} bytes of {bytes} of `{name}`")));
         }
         let Some(file) = self.file.take() else { return Ok(()) };
+        let failed = |e| Error::io(&self.path, "write", e);
         let result = file
             .into_inner()
             .map_err(std::io::IntoInnerError::into_error)
             .and_then(|file| file.sync_all())
-            .and_then(|()| fs::rename(&self.temporary, &self.path));
-        result.map_err(|e| {
+            .map_err(failed)
+            .and_then(|()| check(&self.temporary))
+            .and_then(|()| fs::rename(&self.temporary, &self.path).map_err(failed));
+        if result.is_err() {
             // Nobody else knows of it; the first failure is the one to tell.
             let _ = fs::remove_file(&self.temporary);
-            Error::io(&self.path, "write", e)
-        })
+        }
+        result
     }
 }
 

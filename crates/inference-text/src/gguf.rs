@@ -1,5 +1,6 @@
 //! The metadata of a GGUF file: the same parts as a folder's.
 
+mod export;
 mod pre_tokenizer;
 mod special_ids;
 mod token_table;

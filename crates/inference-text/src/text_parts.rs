@@ -11,8 +11,8 @@ use crate::special_tokens::SpecialTokens;
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 
-const TOKENIZER: &str = "tokenizer.json";
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
+pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
@@ -133,10 +133,10 @@ impl TextParts {
     }
 }
 
-type Read<'a> = dyn FnMut(&str) -> Result<Option<Vec<u8>>> + 'a;
+pub(crate) type Read<'a> = dyn FnMut(&str) -> Result<Option<Vec<u8>>> + 'a;
 
 /// The object in a JSON file; empty where the file is absent.
-fn object(read: &mut Read<'_>, file: &str) -> Result<serde_json::Map<String, Json>> {
+pub(crate) fn object(read: &mut Read<'_>, file: &str) -> Result<serde_json::Map<String, Json>> {
     let Some(bytes) = read(file)? else { return Ok(serde_json::Map::new()) };
     let invalid = |found: String| Error::invalid_model(file, "file", "a JSON object", found);
     match serde_json::from_slice(&bytes) {
@@ -178,11 +178,11 @@ fn token_ids(value: &Json) -> Result<Vec<TokenId>> {
     })
 }
 
-fn templates(
+/// Name, source and file of each chat template.
+pub(crate) fn template_sources(
     config: &serde_json::Map<String, Json>,
     read: &mut Read<'_>,
-    special: SpecialTokens,
-) -> Result<Option<ChatTemplate>> {
+) -> Result<Vec<(String, String, String)>> {
     let mut found = Vec::new();
     let invalid = |what: String, found: &Json| {
         let expected = "a string, or a list of objects with `name` and `template`";
@@ -219,16 +219,30 @@ fn templates(
             found.push((name.to_owned(), source, file));
         }
     }
-    if found.is_empty() {
+    // A later source of the same name wins.
+    let mut index = 0;
+    while let Some((name, ..)) = found.get(index) {
+        if found.iter().skip(index + 1).any(|(later, ..)| later == name) {
+            found.remove(index);
+        } else {
+            index += 1;
+        }
+    }
+    Ok(found)
+}
+
+fn templates(
+    config: &serde_json::Map<String, Json>,
+    read: &mut Read<'_>,
+    special: SpecialTokens,
+) -> Result<Option<ChatTemplate>> {
+    let sources = template_sources(config, read)?;
+    if sources.is_empty() {
         return Ok(None);
     }
-    // A later source of the same name wins.
     let mut set = ChatTemplate::empty(special);
-    for (index, (name, source, file)) in found.iter().enumerate() {
-        let overridden = found.iter().skip(index + 1).any(|(later, ..)| later == name);
-        if !overridden {
-            set = set.with_named(name, source, file)?;
-        }
+    for (name, source, file) in &sources {
+        set = set.with_named(name, source, file)?;
     }
     Ok(Some(set))
 }

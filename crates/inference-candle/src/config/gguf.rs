@@ -13,8 +13,9 @@ use inference_core::{Error, Result};
 use inference_gguf::{GgufFile, Metadata};
 use serde_json::{Map, Value, json};
 
-use keys::{ARCHITECTURES, Key, Windows};
-pub(crate) use keys::{GgufArchitecture, KeyKind};
+use keys::{ARCHITECTURES, Key};
+pub(crate) use keys::{GgufArchitecture, KeyKind, Windows};
+pub(crate) use rope::{FREQUENCIES, LONG, SHORT};
 
 use super::{Biases, DecoderConfig, Fields};
 

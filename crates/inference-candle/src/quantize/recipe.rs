@@ -220,12 +220,11 @@ impl Recipe {
                 F::Q5_0 if first(8) && self.has_importance => BlockType::Q5_1,
                 _ => base,
             },
-            (Role::AttentionOutput, kind) if self.experts == 8 => match kind {
-                F::Q2K | F::Q3KS | F::Q3KM | F::Q4KS | F::Q4KM | F::Iq4Nl | F::Iq4Xs => {
-                    BlockType::Q5K
-                }
-                _ => base,
-            },
+            (
+                Role::AttentionOutput,
+                F::Q2K | F::Q3KS | F::Q3KM | F::Q4KS | F::Q4KM | F::Iq4Nl | F::Iq4Xs,
+            ) if self.experts == 8 => BlockType::Q5K,
+            (Role::AttentionOutput, _) if self.experts == 8 => base,
             (Role::AttentionOutput, kind) => match kind {
                 F::Q2K => BlockType::Q3K,
                 F::Q3KM => BlockType::Q4K,

@@ -7,7 +7,7 @@ use crate::WeightBytes;
 
 /// The bytes, copied where their address is no multiple of `align`, which is
 /// at most 8.
-pub(super) fn aligned(
+pub(crate) fn aligned(
     bytes: &WeightBytes,
     range: Range<usize>,
     align: usize,

@@ -37,19 +37,39 @@ impl PreTokenizer {
         self
     }
 
+    /// The one of a name.
+    pub(super) fn by_name(name: &str) -> Option<&'static Self> {
+        ALL.iter().find(|kind| kind.names.contains(&name))
+    }
+
+    /// The one that splits by these patterns.
+    pub(super) fn by_patterns(patterns: &[&str], whole_tokens: bool) -> Option<&'static Self> {
+        ALL.iter().find(|kind| kind.patterns == patterns && kind.whole_tokens == whole_tokens)
+    }
+
+    /// Its first name.
+    pub(super) fn name(&self) -> &'static str {
+        self.names.first().copied().unwrap_or_default()
+    }
+
+    /// All names, sorted.
+    pub(super) fn names() -> String {
+        let mut known: Vec<&str> = ALL.iter().flat_map(|kind| kind.names).copied().collect();
+        known.sort_unstable();
+        known.join(", ")
+    }
+
     /// The one that a file names; `default` where it names none.
     pub(super) fn of(metadata: &Metadata) -> Result<&'static Self> {
         let name = metadata.text(KEY)?.unwrap_or("default");
-        ALL.iter().find(|kind| kind.names.contains(&name)).ok_or_else(|| {
-            let mut known: Vec<&str> = ALL.iter().flat_map(|kind| kind.names).copied().collect();
-            known.sort_unstable();
-            Error::unsupported_model(metadata.file(), KEY, name, known.join(", "))
-        })
+        Self::by_name(name)
+            .ok_or_else(|| Error::unsupported_model(metadata.file(), KEY, name, Self::names()))
     }
 }
 
 /// GPT-2's.
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
+pub(super) const GPT2: &str =
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
 /// tiktoken's cl100k, with digits by threes.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// The same with single digits.

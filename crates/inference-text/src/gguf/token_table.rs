@@ -6,7 +6,7 @@ use inference_gguf::Metadata;
 use crate::vocabulary::Vocabulary;
 
 pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
-const TYPES: &str = "tokenizer.ggml.token_type";
+pub(super) const TYPES: &str = "tokenizer.ggml.token_type";
 pub(super) const SCORES: &str = "tokenizer.ggml.scores";
 
 /// What a token is for (`tokenizer.ggml.token_type`).

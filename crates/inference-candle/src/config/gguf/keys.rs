@@ -156,7 +156,6 @@ impl GgufArchitecture {
     }
 
     /// The architecture that GGUF writes a `model_type` as.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for writing files"))]
     pub(crate) fn by_model_type(model_type: &str) -> Option<&'static Self> {
         let model_type = match model_type {
             "mistral" | "mixtral" => "llama",

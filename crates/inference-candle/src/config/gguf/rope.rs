@@ -8,10 +8,10 @@ use super::{GgufArchitecture, Labels, Translator};
 use crate::config::{DecoderConfig, RopeScaling};
 
 /// Factors on the wavelength of each rotated pair (Llama 3.1 and later).
-const FREQUENCIES: &str = "rope_freqs.weight";
+pub(crate) const FREQUENCIES: &str = "rope_freqs.weight";
 /// Such factors for contexts within and beyond the trained one (LongRoPE).
-const SHORT: &str = "rope_factors_short.weight";
-const LONG: &str = "rope_factors_long.weight";
+pub(crate) const SHORT: &str = "rope_factors_short.weight";
+pub(crate) const LONG: &str = "rope_factors_long.weight";
 
 /// Writes what the metadata says about scaling.
 pub(super) fn fill(
