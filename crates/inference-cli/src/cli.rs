@@ -3,7 +3,8 @@
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::commands::{
-    backends, bench, chat, classify, generate, inspect, logits, models, pull, template, tokenize,
+    backends, bench, chat, classify, generate, inspect, logits, models, pull, quantize, template,
+    tokenize,
 };
 
 /// What every command's help ends with.
@@ -80,6 +81,9 @@ pub(crate) enum Command {
     /// Show what a model is made of, and what it needs
     #[command(after_help = inspect::EXAMPLES, after_long_help = long(inspect::EXAMPLES))]
     Inspect(inspect::Args),
+    /// Write a model as a GGUF file, quantized
+    #[command(after_help = quantize::EXAMPLES, after_long_help = long(quantize::EXAMPLES))]
+    Quantize(quantize::Args),
     /// List backends, whether they can run here, and on what
     #[command(after_help = backends::EXAMPLES, after_long_help = long(backends::EXAMPLES))]
     Backends(backends::Args),

@@ -9,6 +9,7 @@ pub(crate) mod inspect;
 pub(crate) mod logits;
 pub(crate) mod models;
 pub(crate) mod pull;
+pub(crate) mod quantize;
 pub(crate) mod template;
 pub(crate) mod tokenize;
 
@@ -48,6 +49,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Result<()> {
         Command::Models(args) => models::run(&args, context),
         Command::Pull(args) => pull::run(&args, context),
         Command::Inspect(args) => inspect::run(&args, context),
+        Command::Quantize(args) => quantize::run(&args, context),
         Command::Backends(args) => backends::run(&args, context),
     }
 }

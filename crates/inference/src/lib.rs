@@ -61,6 +61,11 @@ pub use inference_discover as discover;
 
 pub mod prelude;
 
+/// Writing models as quantized GGUF files.
+pub mod quantize {
+    pub use inference_candle::{FileType, QuantizeOptions, QuantizeReport, quantize_model};
+}
+
 use std::sync::Arc;
 
 /// Loads a model with the backend that the options name, or else with the

@@ -2,9 +2,9 @@
 
 use crate::run::inference;
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "generate", "chat", "classify", "tokenize", "template", "logits", "bench", "models", "pull",
-    "inspect", "backends",
+    "inspect", "quantize", "backends",
 ];
 
 #[test]

@@ -13,6 +13,7 @@ mod hub;
 mod inspect;
 mod logits;
 mod models;
+mod quantize;
 mod run;
 mod signals;
 mod template;

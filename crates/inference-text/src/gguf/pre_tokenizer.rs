@@ -7,7 +7,7 @@
 use inference_core::{Error, Result};
 use inference_gguf::Metadata;
 
-const KEY: &str = "tokenizer.ggml.pre";
+pub(super) const KEY: &str = "tokenizer.ggml.pre";
 
 /// One way to split.
 #[derive(Debug)]
