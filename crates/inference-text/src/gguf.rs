@@ -165,10 +165,14 @@ fn byte_level_model(
     // merge before, or the next one.
     let mut last: TokenId = 0;
     for (rank, line) in (0..=u32::MAX).zip(lines) {
+        // A token may itself begin with a space.
+        let space = line.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(at, _)| at);
+        let halves = space.and_then(|at| Some((line.get(..at)?, line.get(at + 1..)?)));
+        let Some((left, right)) = halves else {
+            let expected = "two tokens with a space between";
+            return Err(metadata.invalid(MERGES, expected, format!("`{line}` at {rank}")));
+        };
         let mut pair = || {
-            // A token may itself begin with a space.
-            let space = line.char_indices().skip(1).find(|(_, c)| *c == ' ')?.0;
-            let (left, right) = (line.get(..space)?, line.get(space + 1..)?);
             merged.clear();
             merged.push_str(left);
             merged.push_str(right);
@@ -178,10 +182,8 @@ fn byte_level_model(
             last = made;
             Some(((vocabulary.id(left)?, vocabulary.id(right)?), (rank, made)))
         };
-        let Some((pair, made)) = pair() else {
-            let expected = "two tokens with a space between, together a token";
-            return Err(metadata.invalid(MERGES, expected, format!("`{line}` at {rank}")));
-        };
+        // One that makes no token can make no id; only vocabularies of fillers have such.
+        let Some((pair, made)) = pair() else { continue };
         // Of two equal merges the first counts.
         pairs.entry(pair).or_insert(made);
     }
