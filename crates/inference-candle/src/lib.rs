@@ -63,6 +63,12 @@
 //! quantized weights, and all where the precision is exact, it decodes a
 //! bounded block of rows at a time ([`Weight::decode_rows`]).
 //!
+//! # Quantization
+//!
+//! [`LoadOptions::quantize`](inference_core::LoadOptions::quantize) turns
+//! dense matrices into blocks while a model loads. [`quantize_model`] writes a
+//! GGUF file from safetensors or GGUF; [`FileType`] says which types.
+//!
 //! # GGUF
 //!
 //! [`DecoderConfig::from_gguf`] translates metadata to the fields of

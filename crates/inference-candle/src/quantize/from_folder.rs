@@ -60,6 +60,11 @@ pub(super) fn plan(
         experts: experts.unwrap_or(0),
         tied: config.tied_head,
     };
+    if architecture.name == "llama" && config.layers.iter().any(|layer| layer.window.is_some()) {
+        let message =
+            "llama.cpp knows no sliding window for this architecture and attends beyond it";
+        note(options, message.to_owned());
+    }
     let mut tensors = Vec::new();
     for (name, values) in rope_tensors(config)? {
         let (name, shape) = (name.to_owned(), vec![values.len()]);
