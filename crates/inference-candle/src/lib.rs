@@ -69,6 +69,16 @@
 //! dense matrices into blocks while a model loads. [`quantize_model`] writes a
 //! GGUF file from safetensors or GGUF; [`FileType`] says which types.
 //!
+//! # Quantized safetensors
+//!
+//! They stay in their codes and are decoded row by row
+//! ([`QuantizedWeights`]): MLX affine (4 and 8 bits, groups of 32, 64 and 128,
+//! the embedding too), GPTQ (4 bits, both versions of the format, activation
+//! order), AWQ (4 bits, `gemm`), and FP8 e4m3 with a scale per tensor, output
+//! or block (`fp8`, `fbgemm_fp8`, `compressed-tensors`). Other methods are
+//! refused by their `quant_method`. Activations are f32: what a config says
+//! about quantizing them is not followed.
+//!
 //! # GGUF
 //!
 //! [`DecoderConfig::from_gguf`] translates metadata to the fields of
@@ -79,14 +89,6 @@
 //! it lies. Where GGUF has no key, llama.cpp's default counts: Gemma 2's and
 //! 3's queries are scaled by the size of a head. A sliding window counts where
 //! a file has one, though llama.cpp ignores that of `llama` and `phi3`.
-//!
-//! Quantized safetensors stay in their codes and are decoded row by row
-//! ([`QuantizedWeights`]): MLX affine (4 and 8 bits, groups of 32, 64 and 128,
-//! the embedding too), GPTQ (4 bits, both versions of the format, activation
-//! order), AWQ (4 bits, `gemm`), and FP8 e4m3 with a scale per tensor, output
-//! or block (`fp8`, `fbgemm_fp8`, `compressed-tensors`). Other methods are
-//! refused by their `quant_method`. Activations are f32: what a config says
-//! about quantizing them is not followed.
 //!
 //! # Same answer, whatever the company
 //!

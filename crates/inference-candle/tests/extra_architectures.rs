@@ -13,6 +13,7 @@ use inference_core::{
     Result, TextModel,
 };
 use inference_fixtures::{floats, ids};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 /// The tolerance on logits.
@@ -221,4 +222,31 @@ fn tensors_that_are_missing_misshapen_or_left_over_are_named() {
     let dir = changed("stablelm-2", |config| config["use_qkv_bias"] = json!(false));
     let unused = "self_attn.k_proj.bias";
     refused(dir.path(), &LoadOptions::new(), ErrorKind::UnsupportedModel, unused);
+}
+
+const CASES: [&str; 9] =
+    ["falcon", "gpt_bigcode", "helium", "mamba", "mamba2", "olmo", "phi", "stablelm", "starcoder2"];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// A field of the configuration replaced: a model or an error.
+    #[test]
+    fn damaged_configurations_are_a_model_or_an_error(
+        case in 0..CASES.len(),
+        field in any::<prop::sample::Index>(),
+        value in prop::sample::select(vec![
+            json!(null), json!(0), json!(1), json!(3), json!(1 << 20), json!(-1), json!(0.5),
+            json!(1e300), json!(true), json!(false), json!("x"), json!([]), json!({}),
+        ]),
+    ) {
+        let dir = changed(CASES[case], |config| {
+            let fields = config.as_object_mut().unwrap();
+            let name = fields.keys().nth(field.index(fields.len())).unwrap().clone();
+            fields[&name] = value.clone();
+        });
+        if let Ok(model) = load(dir.path()) {
+            prop_assert_eq!(greedy(&*model, &[1, 2, 3], 2).len(), 2);
+        }
+    }
 }

@@ -14,6 +14,7 @@ use inference_core::{
     ErrorKind, GenerateOptions, LoadOptions, LogitRows, ModelSource, Prompt, Result, TextModel,
 };
 use inference_fixtures::{floats, ids};
+use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 /// The tolerance on logits.
@@ -291,5 +292,35 @@ fn other_methods_are_refused_by_name() {
         let Err(error) = load(dir.path()) else { panic!("{name} should be refused") };
         assert_eq!(error.kind(), ErrorKind::UnsupportedModel, "{error}");
         assert!(error.to_string().contains(name), "{error}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Bytes of header and configuration replaced: a model or an error.
+    #[test]
+    fn damaged_descriptions_are_a_model_or_an_error(
+        case in 0..CASES.len(),
+        in_config in any::<bool>(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), b' '..b'~'), 1..4),
+    ) {
+        let copy = tempfile::tempdir().unwrap();
+        for name in ["config.json", "model.safetensors"] {
+            let mut bytes = std::fs::read(data(CASES[case]).join(name)).unwrap();
+            if in_config == (name == "config.json") {
+                let range = match name {
+                    "config.json" => 0..bytes.len(),
+                    _ => 8..8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize,
+                };
+                for (index, byte) in &changes {
+                    bytes[range.start + index.index(range.len())] = *byte;
+                }
+            }
+            std::fs::write(copy.path().join(name), bytes).unwrap();
+        }
+        if let Err(error) = load(copy.path()) {
+            prop_assert!(!error.to_string().is_empty());
+        }
     }
 }
