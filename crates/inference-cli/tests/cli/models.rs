@@ -114,6 +114,30 @@ fn a_name_without_a_model_says_how_to_get_it() {
 }
 
 #[test]
+fn a_model_of_ollama_runs_from_its_blob() {
+    let Some((folder, _)) = fixture("gguf/stories260k") else { return };
+    let mut files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let file = files.find(|path| path.extension().is_some_and(|e| e == "gguf")).unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let hash = "ab".repeat(32);
+    let ollama = home.path().join("ollama");
+    fs::create_dir_all(ollama.join("blobs")).unwrap();
+    fs::copy(&file, ollama.join(format!("blobs/sha256-{hash}"))).unwrap();
+    let manifests = ollama.join("manifests/registry.ollama.ai/library/stories");
+    fs::create_dir_all(&manifests).unwrap();
+    let layer = serde_json::json!({"mediaType": "application/vnd.ollama.image.model",
+        "digest": format!("sha256:{hash}")});
+    let manifest = serde_json::json!({"layers": [layer]}).to_string();
+    fs::write(manifests.join("latest"), manifest).unwrap();
+    let args = |model| ["generate", "--model", model, "--max-tokens", "8", "Once upon a time"];
+    let expected = inference(args(file.to_str().unwrap())).text();
+    for name in ["ollama:stories", "ollama:stories:latest"] {
+        assert_eq!(run(home.path(), &args(name)).text(), expected, "{name}");
+    }
+    assert!(run(home.path(), &["models"]).text().contains("\nollama:stories:latest  gguf"));
+}
+
+#[test]
 fn the_embedded_model_has_a_name() {
     let empty = tempfile::tempdir().unwrap();
     let args = ["tokenize", "--model", "demo", "Once"];

@@ -4,6 +4,7 @@
 #[path = "../support/model_bytes.rs"]
 mod model_bytes;
 
+mod damage;
 mod fixtures;
 mod resolving;
 mod stores;

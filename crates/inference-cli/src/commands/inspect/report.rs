@@ -149,7 +149,7 @@ impl Report<'_> {
             of.elements = of.elements.saturating_add(tensor.elements());
             of.bytes = of.bytes.saturating_add(tensor.bytes);
         }
-        types.sort_by(|a, b| b.bytes.cmp(&a.bytes));
+        types.sort_by_key(|of| std::cmp::Reverse(of.bytes));
         types
     }
 
