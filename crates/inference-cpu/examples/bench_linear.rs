@@ -22,8 +22,10 @@ use inference_gguf::BlockType;
 const OUT: usize = 8192;
 const IN: usize = 2048;
 
-/// The medians of `repeats` wall and CPU times in seconds, after a warm-up.
-fn medians(repeats: usize, mut call: impl FnMut() -> Result<Tensor>) -> Result<(f64, f64)> {
+/// The median and the least of `repeats` wall times and the median of CPU times
+/// in seconds, after a warm-up. The least is what a machine that others use too
+/// disturbs least.
+fn times(repeats: usize, mut call: impl FnMut() -> Result<Tensor>) -> Result<[f64; 3]> {
     call()?;
     let mut wall = Vec::with_capacity(repeats);
     let mut cpu = Vec::with_capacity(repeats);
@@ -33,11 +35,9 @@ fn medians(repeats: usize, mut call: impl FnMut() -> Result<Tensor>) -> Result<(
         wall.push(start.elapsed().as_secs_f64());
         cpu.push(cpu_seconds() - cpu_start);
     }
-    let median = |mut times: Vec<f64>| {
-        times.sort_by(f64::total_cmp);
-        times[repeats / 2]
-    };
-    Ok((median(wall), median(cpu)))
+    wall.sort_by(f64::total_cmp);
+    cpu.sort_by(f64::total_cmp);
+    Ok([wall[repeats / 2], wall[0], cpu[repeats / 2]])
 }
 
 /// Seconds that all threads of this process have run: what to compare on a
@@ -88,18 +88,20 @@ impl Bench<'_> {
         ours: &dyn Linear,
         theirs: impl FnMut() -> Result<Tensor>,
     ) -> Result<()> {
-        let (ours, ours_cpu) = medians(self.repeats, || ours.forward(&self.x))?;
-        let (theirs, theirs_cpu) = medians(self.repeats, theirs)?;
+        let [ours, ours_least, ours_cpu] = times(self.repeats, || ours.forward(&self.x))?;
+        let [theirs, theirs_least, theirs_cpu] = times(self.repeats, theirs)?;
         let products = (self.rows * OUT * IN) as f64;
         println!(
-            "rows {:>3} {name:>5}: {:>7.3} ms ({:>7.3} CPU) {:>6.1} GMAC/s {:>5.1} GB/s; \
-             Candle {:>7.3} ms ({:>7.3} CPU) {:>6.1} GMAC/s",
+            "rows {:>3} {name:>5}: {:>7.3} ms (least {:>7.3}, {:>7.3} CPU) {:>6.1} GMAC/s {:>5.1} GB/s; \
+             Candle {:>7.3} ms (least {:>7.3}, {:>7.3} CPU) {:>6.1} GMAC/s",
             self.rows,
             ours * 1e3,
+            ours_least * 1e3,
             ours_cpu * 1e3,
             products / ours / 1e9,
             bytes as f64 / ours / 1e9,
             theirs * 1e3,
+            theirs_least * 1e3,
             theirs_cpu * 1e3,
             products / theirs / 1e9,
         );

@@ -72,15 +72,14 @@ pub fn unpack_q6_k(block: &[u8; 210], out: &mut Unpacked) {
     }
     out.offset = [NO_OFFSET; 16];
     let (low, high) = (part::<128>(block, 0), part::<64>(block, 128));
-    for half in 0..2 {
+    for quarter in 0..8 {
+        // Of each 128 values, the low halves of 64 bytes, then the high ones.
+        let (half, part) = (quarter / 4, quarter % 4);
+        let (bytes, shift) = (64 * half + 32 * (part % 2), 4 * (part / 2));
         for i in 0..32 {
-            let (a, b) = (low[64 * half + i], low[64 * half + 32 + i]);
-            let high = high[32 * half + i];
-            let q = &mut out.q;
-            q[128 * half + i] = ((a & 15) | ((high & 3) << 4)) as i8 - 32;
-            q[128 * half + 32 + i] = ((b & 15) | (((high >> 2) & 3) << 4)) as i8 - 32;
-            q[128 * half + 64 + i] = ((a >> 4) | (((high >> 4) & 3) << 4)) as i8 - 32;
-            q[128 * half + 96 + i] = ((b >> 4) | ((high >> 6) << 4)) as i8 - 32;
+            let low = (low[bytes + i] >> shift) & 15;
+            let high = (high[32 * half + i] >> (2 * part)) & 3;
+            out.q[32 * quarter + i] = (low | (high << 4)) as i8 - 32;
         }
     }
 }
