@@ -192,6 +192,7 @@ mod extra;
 mod files;
 mod generation_config;
 mod inspect;
+mod json;
 mod kv_cache;
 mod kv_plan;
 mod layer_weights;

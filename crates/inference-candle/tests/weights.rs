@@ -272,3 +272,19 @@ proptest! {
         }
     }
 }
+
+/// A header that would take 16 times its size once parsed.
+#[test]
+fn a_header_of_countless_values_is_refused() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let header = format!("{{\"a\":{{\"dtype\":\"F32\",\"shape\":[{}0]}}}}", "0,".repeat(400_000));
+    let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+    std::fs::write(dir.path().join("model.safetensors"), file).unwrap();
+    let files = ModelFiles::new(&ModelSource::from(dir.path())).unwrap();
+    let error = SafetensorsFiles::open(&files).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidModel);
+    let message = error.to_string();
+    for part in ["model.safetensors", "the header", "at most 300000 values", "up to 400007"] {
+        assert!(message.contains(part), "{message}");
+    }
+}

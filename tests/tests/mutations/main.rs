@@ -86,7 +86,11 @@ fn config_json() {
         field_names(&safetensors_header(&copy.read(WEIGHTS)).0, &mut copy.words);
         let mut random = Random::named(&name(&folder));
         for case in 0..40 * rounds() {
-            let (text, done) = if case % 4 == 0 {
+            let (text, done) = if case == 0 {
+                // Parsed, 16 times as large as the file.
+                let zeros = format!("{{\"zeros\": [{}0]}}", "0,".repeat(4_000_000));
+                (zeros.into_bytes(), "only zeros".to_owned())
+            } else if case % 4 == 0 {
                 let mut bytes = original.clone();
                 let done = bytes::damage(&mut bytes, original.len(), &mut random);
                 (bytes, done)

@@ -12,8 +12,7 @@ const MAX_CONTEXT: u64 = 1 << 24;
 
 /// Parses a model's JSON file; `file` names it in errors.
 pub(crate) fn parse(file: &str, json: &[u8]) -> Result<Value> {
-    serde_json::from_slice(json)
-        .map_err(|e| Error::invalid_model(file, "the document", "valid JSON", e.to_string()))
+    crate::json::parse(file, "the document", json, crate::json::MAX_VALUES)
 }
 
 /// A JSON object of a model's file.

@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::mapped_bytes::MappedBytes;
 use super::{WeightSource, aligned, missing};
 use crate::files::ModelFiles;
+use crate::json::{MAX_VALUES, parse};
 use crate::{Weight, WeightType};
 
 /// The largest header that is read; the format's own limit.
@@ -285,12 +286,13 @@ impl Header {
         }
         let start = 8 + length as usize;
         let json = bytes.get(8..start).ok_or_else(|| truncated("the header", start as u64))?;
-        let value: Value = serde_json::from_slice(json)
-            .map_err(|e| Error::invalid_model(file, "the header", "valid JSON", e.to_string()))?;
+        let data_len = bytes.len() - start;
+        // A file of many tensors is large by their data.
+        let max_values = MAX_VALUES + data_len / 256;
+        let value = parse(file, "the header", json, max_values)?;
         let Value::Object(map) = value else {
             return Err(Error::invalid_model(file, "the header", "a JSON object", "another value"));
         };
-        let data_len = bytes.len() - start;
         let mut tensors = Vec::with_capacity(map.len());
         for (name, value) in map {
             if name != "__metadata__" {
@@ -344,8 +346,7 @@ fn read_index(json: &[u8]) -> Result<HashMap<String, String>> {
     let invalid = |what: &str, expected: &str, found: String| {
         Error::invalid_model(INDEX, what, expected, found)
     };
-    let value: Value = serde_json::from_slice(json)
-        .map_err(|e| invalid("the document", "valid JSON", e.to_string()))?;
+    let value = parse(INDEX, "the document", json, MAX_VALUES)?;
     let map = value.get("weight_map").and_then(Value::as_object);
     let map = map.ok_or_else(|| invalid("weight_map", "an object", "nothing of that".into()))?;
     let mut shards = HashMap::with_capacity(map.len());
