@@ -80,8 +80,8 @@
 //! Templates come with downloaded models, so they are bounded: the steps and
 //! the output of a rendering, what a single call or assignment may allocate,
 //! and how deep expressions and values nest. Not bounded is text that doubles
-//! where it is neither printed nor assigned by itself, such as an argument
-//! that a macro passes to itself, or a text inside a list.
+//! where it is neither printed, assigned nor passed to a macro by itself, such
+//! as a text inside a list.
 //!
 //! # Errors
 //!

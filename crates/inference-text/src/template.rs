@@ -302,6 +302,7 @@ fn environment() -> Environment<'static> {
     environment.add_filter("tojson", json::tojson);
     environment.add_filter(rewrite::ITERABLE, python::iterable);
     environment.add_filter(rewrite::BOUNDED, bounds::assigned);
+    environment.add_filter(rewrite::ARGUMENT, bounds::argument);
     environment.add_function("raise_exception", raise_exception);
     environment
 }

@@ -157,3 +157,14 @@ fn panics_of_the_parser_are_errors() {
     assert!(tokenizer.stream_decoder(false).push(0).is_err());
     assert_eq!(tokenizer.decode(&[1], false).unwrap(), "a", "it still works");
 }
+
+/// It held every doubled text until memory was gone.
+#[test]
+fn a_macro_that_doubles_its_argument_ends() {
+    let source = "{% macro m(x) %}{{ m(x + x) }}{% endmacro %}{{ m('x') }}";
+    let special = inference_text::SpecialTokens::default();
+    let template = inference_text::ChatTemplate::new(source, "t", special).unwrap();
+    let request = inference_text::TemplateRequest::new(serde_json::json!([]));
+    let error = template.render_json(&request).unwrap_err();
+    assert!(error.to_string().contains("bytes"), "{error}");
+}

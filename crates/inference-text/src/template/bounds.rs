@@ -22,6 +22,7 @@ const MAX_PRINTED: usize = 4 * MAX_OUTPUT;
 struct Used {
     levels: usize,
     printed: usize,
+    arguments: usize,
 }
 
 /// Checks a value that is assigned; `levels` is how many levels the expression
@@ -44,6 +45,21 @@ pub(super) fn assigned(
             }
         }
         _ => {}
+    }
+    Ok(value)
+}
+
+/// Counts long texts that are passed to macros: a macro that calls itself could
+/// double one at every call, and holds them all.
+pub(super) fn argument(state: &mut State<'_, '_>, value: Value) -> Result<Value, Error> {
+    const LONG: usize = 64 << 10;
+    let len = value.as_str().map_or(0, str::len);
+    if len > LONG {
+        let used = state.get_or_insert_extension(Used::default());
+        used.arguments = used.arguments.saturating_add(len);
+        if used.arguments > MAX_OUTPUT {
+            return Err(too_long());
+        }
     }
     Ok(value)
 }

@@ -5,6 +5,8 @@
 pub(super) const ITERABLE: &str = "__iterable";
 /// The filter that refuses texts beyond the bound of a rendering.
 pub(super) const BOUNDED: &str = "__bounded";
+/// The filter that counts long texts that are passed to macros.
+pub(super) const ARGUMENT: &str = "__argument";
 
 /// Most characters of one tag, strings and blanks left out. Expressions are
 /// compiled recursively, so a long one is a deep one.
@@ -23,6 +25,8 @@ const MAX_ELIF: usize = 1 << 10;
 /// - `{% set x = e %}` becomes `{% set x = (e)|__bounded(n) %}`, so that a value
 ///   cannot double or nest itself forever; `n` is how many levels of lists and
 ///   dicts `e` may put around what it is made of.
+/// - After `{% macro m(x) %}` and `{% call(x) … %}` comes `{% set x =
+///   (x)|__argument %}`, for a macro that calls itself with ever longer texts.
 pub(super) fn rewrite(source: &str) -> Result<String, String> {
     let mut elifs = 0_usize;
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
@@ -63,6 +67,18 @@ pub(super) fn rewrite(source: &str) -> Result<String, String> {
                 Some(body) => block.write(&body, &mut out),
                 None => out.push_str(tag),
             },
+            "macro" | "call" => {
+                out.push_str(tag);
+                for name in parameters(block.body) {
+                    // It trims what follows as the tag itself does.
+                    let body = format!("set {name} = ({name})|{ARGUMENT}");
+                    let mut end = block.after.trim_start();
+                    if end.is_empty() {
+                        end = "%}";
+                    }
+                    out.push_str(&format!("{{% {body} {end}"));
+                }
+            }
             "elif" => {
                 elifs += 1;
                 if elifs > MAX_ELIF {
@@ -196,6 +212,34 @@ fn checked_set(body: &str) -> Option<String> {
     None
 }
 
+/// The parameters of `macro m(x, y=1)` and `call(x, y) m()`.
+fn parameters(body: &str) -> Vec<&str> {
+    let inner = match body.strip_prefix("call") {
+        Some(rest) => rest.trim_start().strip_prefix('('),
+        None => body.split_once('(').map(|(_, inner)| inner),
+    };
+    let Some(inner) = inner else { return Vec::new() };
+    let name_at = |at: usize| {
+        let rest = inner.get(at..).unwrap_or_default().trim_start();
+        let end = rest.find(|c: char| !is_word(c)).unwrap_or(rest.len());
+        rest.split_at(end).0
+    };
+    let mut names = vec![name_at(0)];
+    let mut depth = 0_usize;
+    let mut scan = Scan::new(inner, 0);
+    while let Some((at, c)) = scan.next_outside_strings() {
+        match c {
+            '(' | '[' | '{' => depth += 1,
+            ')' if depth == 0 => break,
+            ')' | ']' | '}' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => names.push(name_at(at + 1)),
+            _ => {}
+        }
+    }
+    names.retain(|name| !name.is_empty());
+    names
+}
+
 /// Where one of `words` stands, outside of strings and brackets.
 fn word_at_top(text: &str, from: usize, words: &[&str]) -> Option<usize> {
     let mut depth = 0_usize;
@@ -285,6 +329,14 @@ mod tests {
             ("{% set a = [[b], '['] | f %}", "{% set a = ([[b], '['] | f)|__bounded(3) %}"),
             ("{% set a | f(x=1) %}", "{% set a | f(x=1) %}"),
             ("{% set a = %}", "{% set a = %}"),
+            (
+                "{%- macro m(a, b=f(1, '),c'), c=[2]) -%} x",
+                "{%- macro m(a, b=f(1, '),c'), c=[2]) -%}{% set a = (a)|__argument -%}\
+                 {% set b = (b)|__argument -%}{% set c = (c)|__argument -%} x",
+            ),
+            ("{% macro m() %}", "{% macro m() %}"),
+            ("{% call(x) m(y) %}", "{% call(x) m(y) %}{% set x = (x)|__argument %}"),
+            ("{% call m(y) %}", "{% call m(y) %}"),
         ];
         for (source, expected) in cases {
             assert_eq!(rewrite(source).unwrap(), expected);
