@@ -189,6 +189,7 @@ impl Trial {
     }
 
     /// Reports, and fails where a case did.
+    #[expect(clippy::print_stdout, reason = "a test reports")]
     pub(crate) fn end(self) {
         println!(
             "{}: {} loaded, {} refused; slowest {:?} ({}); most memory {} KiB beside the files ({})",
