@@ -130,9 +130,10 @@ fn a_feature_that_is_not_implemented() {
 
     let Some(dir) = copy() else { return };
     edit_json(&dir.path().join("config.json"), |config| {
-        config["quantization_config"] = serde_json::json!({"quant_method": "gptq", "bits": 4});
+        config["quantization_config"] =
+            serde_json::json!({"quant_method": "bitsandbytes", "bits": 4});
     });
-    assert_names(dir.path(), ErrorKind::UnsupportedModel, &["gptq"]);
+    assert_names(dir.path(), ErrorKind::UnsupportedModel, &["bitsandbytes"]);
 }
 
 #[test]
@@ -170,10 +171,6 @@ fn options_that_cannot_be_honoured() {
     let options = LoadOptions::new;
     assert_eq!(refused(options().with_threads(0)), ErrorKind::InvalidOption);
     assert_eq!(refused(options().with_context_len(1 << 30)), ErrorKind::InvalidOption);
-    assert_eq!(
-        refused(options().with_quantize(inference_core::QuantizeType::Q8_0)),
-        ErrorKind::Unsupported
-    );
     assert_eq!(refused(options().with_adapter_path("adapter")), ErrorKind::Unsupported);
     assert!(matches!(
         refused(options().with_gpu_layers(7)),

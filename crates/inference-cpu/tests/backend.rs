@@ -4,7 +4,7 @@
 
 use inference_core::{
     Availability, Backend, CapabilityId, ErrorKind, KvDtype, LoadOptions, ModelSource, Prompt,
-    QuantizeType, Registry,
+    Registry,
 };
 use inference_cpu::{CpuBackend, CpuOps, CpuOptions, Tier};
 
@@ -48,7 +48,6 @@ fn options_that_cannot_be_honoured_are_refused_by_name() {
     for (options, name, kind) in [
         (options.clone().with_gpu_layers(2), "gpu_layers", ErrorKind::Unsupported),
         (options.clone().with_adapter_path("a"), "adapter_path", ErrorKind::Unsupported),
-        (options.clone().with_quantize(QuantizeType::Q8_0), "quantize", ErrorKind::Unsupported),
         (options.clone().with_kv_dtype(KvDtype::Q8_0), "kv_dtype", ErrorKind::Unsupported),
         (options.clone().with_threads(100_000), "threads", ErrorKind::InvalidOption),
         (options.clone().with_kv_budget(1), "kv_budget", ErrorKind::Exhausted),

@@ -134,17 +134,20 @@ impl fmt::Display for HubRef {
 
 impl OllamaRef {
     fn parse(text: &str) -> Option<Self> {
-        // A host may bear a port: only the last part has the tag.
+        // A host may bear a port, so the tag is looked for in the last part.
         let (parent, last) = match text.rsplit_once('/') {
             Some((parent, last)) => (Some(parent), last),
             None => (None, text),
         };
         let (last, tag) = last.split_once(':').unwrap_or((last, "latest"));
         let parents = parent.map_or(Vec::new(), |parent| parent.split('/').collect());
-        let valid = parents.len() <= 2
-            && is_name(last)
-            && is_name(tag)
-            && parents.iter().all(|part| is_name(part.split(':').next().unwrap_or_default()));
+        let valid_parents = match parents[..] {
+            [] => true,
+            [namespace] => is_name(namespace),
+            [host, namespace] => is_host(host) && is_name(namespace),
+            _ => false,
+        };
+        let valid = is_name(last) && is_name(tag) && valid_parents;
         let name = parent.map_or_else(|| last.to_owned(), |parent| format!("{parent}/{last}"));
         valid.then(|| Self { name, tag: tag.to_owned() })
     }
@@ -185,6 +188,14 @@ const OLLAMA_NAMESPACE: &str = "library";
 fn is_name(text: &str) -> bool {
     let characters = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
     (1..=128).contains(&text.len()) && text.bytes().all(characters) && !text.starts_with(['.', '-'])
+}
+
+/// Whether a text can be a registry's host, with or without a port.
+fn is_host(text: &str) -> bool {
+    match text.split_once(':') {
+        Some((host, port)) => is_name(host) && port.parse::<u16>().is_ok(),
+        None => is_name(text),
+    }
 }
 
 /// Whether a text is a path that stays below where it is applied, on every
