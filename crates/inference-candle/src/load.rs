@@ -49,20 +49,7 @@ pub fn load_model(
 ) -> Result<Arc<dyn TextModel>> {
     options.validate()?;
     refuse_options(backend, options)?;
-    let mut engine = EngineOptions::default();
-    engine.probe_bus.clone_from(&options.probe_bus);
-    if let Some(slots) = options.parallel_slots {
-        if slots > MAX_SLOTS {
-            return Err(Error::invalid_option(
-                "parallel_slots",
-                slots,
-                format!("1 to {MAX_SLOTS}"),
-            ));
-        }
-        engine.max_batch = slots;
-        engine.step_token_budget = engine.step_token_budget.max(slots);
-    }
-    engine.validate()?;
+    let engine = engine_options(options)?;
 
     #[cfg(feature = "extra-architectures")]
     if let Some(model) = crate::extra::load(backend, source, options, ops.device(), &engine)? {
@@ -141,6 +128,27 @@ pub fn load_on_device(
     let precision = options.precision.unwrap_or(Precision::Fast);
     let ops = ReferenceOps::new(open()?).with_precision(precision);
     load_model(backend, source, options, Arc::new(ops))
+}
+
+/// The options of the engine; what is unset is its default.
+fn engine_options(options: &LoadOptions) -> Result<EngineOptions> {
+    let mut engine = EngineOptions::default();
+    engine.probe_bus.clone_from(&options.probe_bus);
+    if let Some(slots) = options.parallel_slots {
+        if slots > MAX_SLOTS {
+            let expected = format!("1 to {MAX_SLOTS}");
+            return Err(Error::invalid_option("parallel_slots", slots, expected));
+        }
+        engine.max_batch = slots;
+        engine.step_token_budget = engine.step_token_budget.max(slots);
+    }
+    engine.step_token_budget = options.step_token_budget.unwrap_or(engine.step_token_budget);
+    engine.max_wait = options.max_wait.unwrap_or(engine.max_wait);
+    engine.max_queue = options.max_queue.unwrap_or(engine.max_queue);
+    engine.lag_timeout = options.lag_timeout.unwrap_or(engine.lag_timeout);
+    engine.prefix_cache = options.prefix_cache.unwrap_or(engine.prefix_cache);
+    engine.validate()?;
+    Ok(engine)
 }
 
 /// Refuses what no backend on Candle implements.

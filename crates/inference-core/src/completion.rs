@@ -3,9 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::TokenId;
 #[cfg(feature = "serde")]
 use crate::seconds;
+use crate::{Histogram, TokenId};
 
 /// Why a stream ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -64,6 +64,13 @@ pub struct GenerateMetrics {
     pub cached_prompt_tokens: usize,
     /// Tokens generated, the final stop token included where there was one.
     pub generated_tokens: usize,
+    /// Tokens that prompt lookup drafted.
+    pub draft_tokens: usize,
+    /// Drafted tokens that were what the model then chose.
+    pub accepted_draft_tokens: usize,
+    /// How often the sequence lost its KV blocks to others and was computed
+    /// again.
+    pub preemptions: u32,
     /// From submission to the first step that worked on this request.
     #[cfg_attr(feature = "serde", serde(with = "seconds"))]
     pub queue_time: Duration,
@@ -145,11 +152,27 @@ pub struct ModelMetrics {
     pub running: usize,
     /// Forward passes of the model.
     pub forward_count: u64,
-    /// Prompt tokens computed.
+    /// Tokens computed by forward passes: of prompts, generated, drafted, and
+    /// computed again after a preemption.
+    pub step_tokens: u64,
+    /// Prompt tokens computed, each once.
     pub prompt_tokens: u64,
+    /// Prompt tokens whose keys and values came from the prefix cache.
+    pub cached_prompt_tokens: u64,
     /// Tokens generated.
     pub generated_tokens: u64,
-    /// KV blocks in use.
+    /// Tokens that prompt lookup drafted.
+    pub draft_tokens: u64,
+    /// Drafted tokens that were what the model then chose.
+    pub accepted_draft_tokens: u64,
+    /// Sequences that lost their KV blocks to others and were computed again.
+    pub preemptions: u64,
+    /// Times to first token, from submission.
+    pub ttft: Histogram,
+    /// Inter-token latencies: times between one generated token and the next.
+    pub itl: Histogram,
+    /// KV blocks in use by running sequences; blocks that are only kept for
+    /// the prefix cache do not count.
     pub kv_blocks_used: usize,
     /// KV blocks in the pool.
     pub kv_blocks_total: usize,
@@ -157,4 +180,28 @@ pub struct ModelMetrics {
     pub active_bytes: u64,
     /// The largest value of `active_bytes` so far.
     pub peak_bytes: u64,
+}
+
+impl ModelMetrics {
+    /// The part of all prompt tokens that the prefix cache had, 0 to 1.
+    #[must_use]
+    pub fn prefix_hit_rate(&self) -> f64 {
+        share(self.cached_prompt_tokens, self.cached_prompt_tokens + self.prompt_tokens)
+    }
+
+    /// The part of the drafted tokens that was accepted, 0 to 1.
+    #[must_use]
+    pub fn draft_acceptance_rate(&self) -> f64 {
+        share(self.accepted_draft_tokens, self.draft_tokens)
+    }
+
+    /// Tokens per forward pass; 0 where there was none.
+    #[must_use]
+    pub fn tokens_per_step(&self) -> f64 {
+        share(self.step_tokens, self.forward_count)
+    }
+}
+
+fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }

@@ -115,6 +115,11 @@ fn refuse_load_options(options: &LoadOptions) -> Result<()> {
         ("quantize", options.quantize.is_some()),
         ("kv_dtype", options.kv_dtype.is_some()),
         ("kv_budget", options.kv_budget.is_some()),
+        ("step_token_budget", options.step_token_budget.is_some()),
+        ("max_wait", options.max_wait.is_some_and(|wait| !wait.is_zero())),
+        ("max_queue", options.max_queue.is_some()),
+        ("lag_timeout", options.lag_timeout.is_some()),
+        ("prefix_cache", options.prefix_cache == Some(true)),
         ("threads", options.threads.is_some_and(|threads| threads != 1)),
         ("affinity", options.affinity.is_some()),
     ];

@@ -85,6 +85,12 @@ pub struct GenerateOptions {
     /// Larger runs earlier; equal priorities run in order of arrival.
     /// Default: 0.
     pub priority: Option<i32>,
+    /// Speculative decoding by prompt lookup: most tokens to draft per step, 0
+    /// to 32; 0 is off. Drafts are what followed earlier occurrences of the
+    /// last tokens, verified in one forward pass, so that texts which repeat
+    /// themselves come faster; the tokens are those without. Saxena, *Prompt
+    /// Lookup Decoding*, 2023. Default: 0.
+    pub prompt_lookup: Option<usize>,
     /// Name of the loaded adapter to use. Default: none.
     pub adapter: Option<String>,
 }
@@ -254,6 +260,13 @@ impl GenerateOptions {
         self
     }
 
+    /// Sets how many tokens prompt lookup drafts per step; 0 is off.
+    #[must_use]
+    pub fn with_prompt_lookup(mut self, tokens: usize) -> Self {
+        self.prompt_lookup = Some(tokens);
+        self
+    }
+
     /// Chooses a loaded adapter by name.
     #[must_use]
     pub fn with_adapter(mut self, name: impl Into<String>) -> Self {
@@ -303,6 +316,7 @@ impl GenerateOptions {
             deadline,
             cancel,
             priority,
+            prompt_lookup,
             adapter
         );
         fill_list!(logit_bias, stop_tokens, stop_strings);
@@ -346,6 +360,9 @@ impl GenerateOptions {
         }
         if self.stop_strings.iter().any(String::is_empty) {
             return Err(Error::invalid_option("stop_strings", "\"\"", "no empty string"));
+        }
+        if let Some(n) = self.prompt_lookup.filter(|n| *n > 32) {
+            return Err(Error::invalid_option("prompt_lookup", n, "0 to 32"));
         }
         if let Some(n) = self.logprobs.filter(|n| *n > 100) {
             return Err(Error::invalid_option("logprobs", n, "0 to 100"));

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::{Error, ProbeBus, ProgressSink, Result};
 
@@ -176,6 +177,25 @@ pub struct LoadOptions {
     /// `parallel_slots` sequences of `context_len` need, within a bound that
     /// the backend documents.
     pub kv_budget: Option<u64>,
+    /// Most tokens that one forward pass computes; at least `parallel_slots`.
+    /// Larger: prompts are computed in fewer, more efficient passes. Smaller:
+    /// running streams are held up less by a long prompt. Default: the
+    /// backend's.
+    pub step_token_budget: Option<usize>,
+    /// How long an idle model waits for more requests before it starts a batch
+    /// that is not full. Longer: fuller batches, higher throughput. Default: 0.
+    pub max_wait: Option<Duration>,
+    /// Requests that may wait for a slot, at least 1; a further one is refused
+    /// with [`Exhausted`](crate::ErrorKind::Exhausted). Default: the backend's.
+    pub max_queue: Option<usize>,
+    /// How long a reader may take no token before its request ends as
+    /// [`Lagging`](crate::FinishReason::Lagging); greater than zero. Default:
+    /// the backend's.
+    pub lag_timeout: Option<Duration>,
+    /// Whether keys and values of finished and running sequences are kept, as
+    /// long as there is room, for prompts that begin the same. Default: true
+    /// where the backend can.
+    pub prefix_cache: Option<bool>,
     /// Worker threads, at least 1. Default: the available parallelism.
     pub threads: Option<usize>,
     /// The logical CPUs that the worker threads are pinned to, one each in
@@ -257,6 +277,41 @@ impl LoadOptions {
         self
     }
 
+    /// Sets the most tokens of one forward pass.
+    #[must_use]
+    pub fn with_step_token_budget(mut self, tokens: usize) -> Self {
+        self.step_token_budget = Some(tokens);
+        self
+    }
+
+    /// Sets how long an idle model waits to fill a batch.
+    #[must_use]
+    pub fn with_max_wait(mut self, wait: Duration) -> Self {
+        self.max_wait = Some(wait);
+        self
+    }
+
+    /// Sets how many requests may wait for a slot.
+    #[must_use]
+    pub fn with_max_queue(mut self, requests: usize) -> Self {
+        self.max_queue = Some(requests);
+        self
+    }
+
+    /// Sets how long a slow reader is waited for.
+    #[must_use]
+    pub fn with_lag_timeout(mut self, timeout: Duration) -> Self {
+        self.lag_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets whether shared prefixes are kept.
+    #[must_use]
+    pub fn with_prefix_cache(mut self, keep: bool) -> Self {
+        self.prefix_cache = Some(keep);
+        self
+    }
+
     /// Sets the number of worker threads.
     #[must_use]
     pub fn with_threads(mut self, threads: usize) -> Self {
@@ -296,6 +351,8 @@ impl LoadOptions {
             ("context_len", self.context_len),
             ("parallel_slots", self.parallel_slots),
             ("threads", self.threads),
+            ("step_token_budget", self.step_token_budget),
+            ("max_queue", self.max_queue),
         ] {
             if value == Some(0) {
                 return Err(Error::invalid_option(field, 0, "at least 1"));
@@ -306,6 +363,9 @@ impl LoadOptions {
         }
         if self.kv_budget == Some(0) {
             return Err(Error::invalid_option("kv_budget", 0, "at least 1 byte"));
+        }
+        if self.lag_timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err(Error::invalid_option("lag_timeout", "0 s", "more than 0 s"));
         }
         if self.affinity.as_ref().is_some_and(Vec::is_empty) {
             return Err(Error::invalid_option("affinity", "[]", "at least one CPU"));

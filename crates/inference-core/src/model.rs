@@ -91,6 +91,12 @@ pub trait TextModel: Send + Sync {
     /// Totals since the model was loaded.
     fn metrics(&self) -> ModelMetrics;
 
+    /// Refuses later calls, waits until every request that was submitted has
+    /// ended by itself, and then closes the model. A reader that stays away is
+    /// ended as [`Lagging`](crate::FinishReason::Lagging); one on the calling
+    /// thread cannot read meanwhile.
+    fn drain(&self);
+
     /// Ends every request with
     /// [`FinishReason::Cancelled`](crate::FinishReason::Cancelled), frees the
     /// model's memory and refuses later calls. Idempotent; dropping the model

@@ -242,6 +242,13 @@ pub enum ProbeEvent {
     Admitted {
         /// Tokens of its prompt.
         prompt_tokens: usize,
+        /// Tokens whose keys and values the prefix cache had.
+        cached_tokens: usize,
+    },
+    /// A sequence gave its KV blocks to others and waits to be computed again.
+    Preempted {
+        /// Tokens whose keys and values it had.
+        computed: usize,
     },
     /// A request ended.
     Ended {
@@ -272,16 +279,20 @@ impl ProbeEvent {
             Self::CachePressure { .. } => ProbeKind::CachePressure,
             Self::MemoryPressure { .. } => ProbeKind::MemoryPressure,
             Self::Training { .. } => ProbeKind::Training,
-            Self::Admitted { .. } | Self::Ended { .. } | Self::Step { .. } => ProbeKind::Scheduler,
+            Self::Admitted { .. }
+            | Self::Preempted { .. }
+            | Self::Ended { .. }
+            | Self::Step { .. } => ProbeKind::Scheduler,
         }
     }
 
     /// The stable name: that of the kind, but for the scheduler's events
-    /// `admitted`, `ended` and `step`.
+    /// `admitted`, `preempted`, `ended` and `step`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Self::Admitted { .. } => "admitted",
+            Self::Preempted { .. } => "preempted",
             Self::Ended { .. } => "ended",
             Self::Step { .. } => "step",
             _ => self.kind().as_str(),

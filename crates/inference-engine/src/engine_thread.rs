@@ -93,13 +93,17 @@ impl Engine {
     fn serve(&mut self) {
         loop {
             let mail = self.mailbox.collect();
-            let closing = mail.closing;
+            let (closing, draining) = (mail.closing, mail.draining);
             let inspections = self.take_in(mail);
             if closing {
                 self.end_all(&Ok(FinishReason::Cancelled));
                 return;
             }
-            let outcome = self.inspect(inspections).and_then(|()| self.turn());
+            let mut outcome = self.inspect(inspections);
+            if outcome.is_ok() && draining && self.waiting.is_empty() && self.running.is_empty() {
+                return;
+            }
+            outcome = outcome.and_then(|()| self.turn());
             if let Err(Fatal(error)) = outcome {
                 tracing::error!(%error, "the engine stops");
                 let mail = self.mailbox.fail(&error);
@@ -174,7 +178,7 @@ impl Engine {
             };
             let submission = first.remove();
             let prompt_tokens = submission.ids.len();
-            let event = ProbeEvent::Admitted { prompt_tokens };
+            let event = ProbeEvent::Admitted { prompt_tokens, cached_tokens: 0 };
             self.emit(Some(submission.id), Phase::Queued, event);
             self.running.push(Sequence::admit(submission, table, self.tokenizer.clone()));
             self.mailbox.leave_queue();

@@ -149,4 +149,6 @@ mod tests;
 pub use model::EngineModel;
 pub use options::EngineOptions;
 pub use parts::ModelParts;
-pub use runner::{BlockId, MemoryUsage, ModelRunner, RunnerSpec, StepBatch, StepSequence};
+pub use runner::{
+    BlockId, KvBlocks, MemoryUsage, ModelRunner, RunnerSpec, StepBatch, StepSequence,
+};

@@ -33,6 +33,8 @@ struct State {
     /// Submissions so far.
     arrivals: u64,
     closing: bool,
+    /// No more requests, but those that are here end by themselves.
+    draining: bool,
     /// Why the engine stopped by itself.
     failure: Option<Error>,
     woken: bool,
@@ -46,12 +48,13 @@ pub(crate) struct Mail {
     pub(crate) submissions: Vec<Submission>,
     pub(crate) inspections: Vec<Inspection>,
     pub(crate) closing: bool,
+    pub(crate) draining: bool,
 }
 
 impl State {
     fn check_open(&self) -> Result<()> {
         match &self.failure {
-            _ if self.closing => Err(Error::Closed),
+            _ if self.closing || self.draining => Err(Error::Closed),
             Some(error) => Err(error.clone()),
             None => Ok(()),
         }
@@ -160,10 +163,21 @@ impl Mailbox {
         self.engine.notify_one();
     }
 
+    /// Refuses further requests and asks the engine thread to end once those
+    /// that it has are ended.
+    pub(crate) fn drain(&self) {
+        self.shut(|state| state.draining = true);
+    }
+
     /// Refuses further requests and asks the engine thread to end.
     pub(crate) fn close(&self) {
+        self.shut(|state| state.closing = true);
+    }
+
+    fn shut(&self, how: impl FnOnce(&mut State)) {
         let mut state = self.lock();
-        state.closing = true;
+        how(&mut state);
+        state.woken = true;
         let waiting = std::mem::take(&mut state.waiting_for_room);
         drop(state);
         self.engine.notify_one();
@@ -235,6 +249,7 @@ impl State {
             submissions: std::mem::take(&mut self.submissions),
             inspections: std::mem::take(&mut self.inspections),
             closing: self.closing,
+            draining: self.draining,
         }
     }
 }

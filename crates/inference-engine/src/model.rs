@@ -237,8 +237,28 @@ impl TextModel for EngineModel {
         metrics
     }
 
+    fn drain(&self) {
+        self.mailbox.drain();
+        self.join();
+    }
+
     fn close(&self) {
         self.mailbox.close();
+        self.join();
+    }
+
+    fn as_scorer(&self) -> Option<&dyn Scorer> {
+        Some(self)
+    }
+
+    fn as_attention_inspector(&self) -> Option<&dyn AttentionInspector> {
+        self.inspects_attention.then_some(self)
+    }
+}
+
+impl EngineModel {
+    /// Waits for the engine thread to end.
+    fn join(&self) {
         // A waker or sink may drop the model on the engine thread itself,
         // which then ends without being waited for.
         if std::thread::current().id() == self.engine {
@@ -249,14 +269,6 @@ impl TextModel for EngineModel {
             // The engine catches its own panics.
             let _ = thread.join();
         }
-    }
-
-    fn as_scorer(&self) -> Option<&dyn Scorer> {
-        Some(self)
-    }
-
-    fn as_attention_inspector(&self) -> Option<&dyn AttentionInspector> {
-        self.inspects_attention.then_some(self)
     }
 }
 

@@ -27,6 +27,20 @@ pub struct EngineOptions {
     /// running sequences are held up less by a long prompt, and a step's
     /// activations take less memory. Default: 512.
     pub step_token_budget: usize,
+    /// How long an idle engine waits for more requests before it starts a batch
+    /// of fewer than `max_batch`. Longer: fuller batches and higher throughput
+    /// where requests come in bursts. Shorter: a lone request starts sooner.
+    /// Default: 0.
+    pub max_wait: Duration,
+    /// Waiting counts as priority: a request is served before one that is by
+    /// `n` levels of priority higher and came more than `n` times this time
+    /// later, so that nobody starves. Longer: priorities weigh more. Greater
+    /// than zero. Default: 5 s.
+    pub aging: Duration,
+    /// Whether the blocks of sequences are kept, as long as nobody needs them,
+    /// for later prompts that begin the same. On: shared prefixes are computed
+    /// once. Off: nothing of an ended request is left in the pool. Default: on.
+    pub prefix_cache: bool,
     /// Tokens a stream buffers ahead of its reader, at least 1. When they are
     /// there unread, the sequence is parked; it keeps its slot and blocks.
     /// Larger: uneven readers park less. Smaller: less is computed in vain for
@@ -50,6 +64,9 @@ impl Default for EngineOptions {
         Self {
             max_batch: 8,
             step_token_budget: 512,
+            max_wait: Duration::ZERO,
+            aging: Duration::from_secs(5),
+            prefix_cache: true,
             channel_capacity: 64,
             max_queue: 1024,
             lag_timeout: Duration::from_secs(30),
@@ -76,6 +93,27 @@ impl EngineOptions {
     #[must_use]
     pub fn with_step_token_budget(mut self, tokens: usize) -> Self {
         self.step_token_budget = tokens;
+        self
+    }
+
+    /// Sets how long an idle engine waits to fill a batch.
+    #[must_use]
+    pub fn with_max_wait(mut self, wait: Duration) -> Self {
+        self.max_wait = wait;
+        self
+    }
+
+    /// Sets the waiting time that counts as one level of priority.
+    #[must_use]
+    pub fn with_aging(mut self, time: Duration) -> Self {
+        self.aging = time;
+        self
+    }
+
+    /// Sets whether blocks are kept for later prompts.
+    #[must_use]
+    pub fn with_prefix_cache(mut self, keep: bool) -> Self {
+        self.prefix_cache = keep;
         self
     }
 
@@ -128,8 +166,10 @@ impl EngineOptions {
         if self.max_queue == 0 {
             return Err(Error::invalid_option("max_queue", 0, "at least 1"));
         }
-        if self.lag_timeout.is_zero() {
-            return Err(Error::invalid_option("lag_timeout", "0 s", "more than 0 s"));
+        for (field, time) in [("lag_timeout", self.lag_timeout), ("aging", self.aging)] {
+            if time.is_zero() {
+                return Err(Error::invalid_option(field, "0 s", "more than 0 s"));
+            }
         }
         Ok(())
     }
@@ -148,6 +188,7 @@ mod tests {
             (EngineOptions::new().with_channel_capacity(0), "channel_capacity"),
             (EngineOptions::new().with_max_queue(0), "max_queue"),
             (EngineOptions::new().with_lag_timeout(Duration::ZERO), "lag_timeout"),
+            (EngineOptions::new().with_aging(Duration::ZERO), "aging"),
         ];
         for (options, field) in bad {
             let message = options.validate().unwrap_err().to_string();

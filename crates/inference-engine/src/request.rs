@@ -180,6 +180,9 @@ impl Requirements {
         if options.adapter.is_some() {
             return Err(self.no_adapters());
         }
+        if options.prompt_lookup.is_some_and(|tokens| tokens > 0) {
+            return Err(Error::unsupported(self.subject(), "prompt_lookup"));
+        }
         self.check_option_ids(&options)?;
         if !options.stop_strings.is_empty() {
             self.tokenizer("stop_strings")?;

@@ -90,8 +90,8 @@ pub trait ModelRunner: Send {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Engine`](inference_core::ErrorKind::Engine). The blocks of
-    /// this step's sequences then hold nothing of use.
+    /// [`ErrorKind::Engine`](inference_core::ErrorKind::Engine). The positions
+    /// of this step then hold nothing of use; earlier ones are unharmed.
     fn forward(&mut self, batch: &StepBatch) -> Result<Vec<f32>>;
 
     /// Whether the runner can go on after `error`. If not, the engine answers
@@ -99,6 +99,14 @@ pub trait ModelRunner: Send {
     fn survives(&self, error: &Error) -> bool {
         let _ = error;
         false
+    }
+
+    /// The KV blocks, where they can be shared, copied and moved, and where a
+    /// position may be computed again, with another token, after later ones.
+    /// `None` (the default) for a runner whose state is not one of positions:
+    /// it has neither prefix cache, nor snapshots, nor speculative decoding.
+    fn kv_blocks(&mut self) -> Option<&mut dyn KvBlocks> {
+        None
     }
 
     /// Bytes held.
@@ -120,4 +128,41 @@ pub trait ModelRunner: Send {
         let _ = ids;
         Err(Error::unsupported("this model runner", "attention_probe"))
     }
+}
+
+/// The KV pool of a runner, as prefix cache and snapshots use it.
+pub trait KvBlocks {
+    /// The format of a block's bytes, for example `f16`; snapshots of another
+    /// format cannot be written back.
+    fn format(&self) -> String;
+
+    /// Two sequences may share the keys and values of a common prefix if this
+    /// is the same for the lengths of both prompts. Depends on `prompt_len`
+    /// where rotary embeddings do; see [`StepSequence::prompt_len`].
+    fn sharing_class(&self, prompt_len: usize) -> u64;
+
+    /// Copies the first `len` positions of block `from` into block `to`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Engine`](inference_core::ErrorKind::Engine).
+    fn copy_block(&mut self, from: BlockId, to: BlockId, len: usize) -> Result<()>;
+
+    /// The first `len` positions of a block, all layers, as bytes that
+    /// [`write_block`](Self::write_block) of a runner of the same model and
+    /// [format](Self::format) takes back, bit for bit.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Engine`](inference_core::ErrorKind::Engine).
+    fn read_block(&mut self, block: BlockId, len: usize) -> Result<Vec<u8>>;
+
+    /// Puts back what [`read_block`](Self::read_block) read.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`](inference_core::ErrorKind::InvalidInput)
+    /// where the number of bytes is not that of `len` positions,
+    /// [`ErrorKind::Engine`](inference_core::ErrorKind::Engine).
+    fn write_block(&mut self, block: BlockId, len: usize, bytes: &[u8]) -> Result<()>;
 }

@@ -1,7 +1,7 @@
 //! The echo model.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::source::{EchoSource, Request};
 use super::{EOS, refuse};
@@ -27,7 +27,12 @@ pub(super) struct EchoModel {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) context_len: usize,
+    /// New requests are refused.
+    refusing: AtomicBool,
+    /// Running ones end.
     pub(super) closed: AtomicBool,
+    /// A request ended.
+    ended: Condvar,
     pub(super) probe_bus: Option<Arc<ProbeBus>>,
     metrics: Mutex<ModelMetrics>,
 }
@@ -35,6 +40,29 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn metrics(&self) -> MutexGuard<'_, ModelMetrics> {
         self.metrics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts the end of a request that held so many bytes.
+    pub(super) fn release(&self, bytes: u64, failed: bool) {
+        let mut metrics = self.metrics();
+        metrics.running -= 1;
+        metrics.finished += 1;
+        metrics.failed += u64::from(failed);
+        metrics.active_bytes -= bytes;
+        self.ended.notify_all();
+    }
+
+    fn drain(&self) {
+        self.refusing.store(true, Ordering::Release);
+        let running = |metrics: &mut ModelMetrics| metrics.running > 0;
+        let waited = self.ended.wait_while(self.metrics(), running);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        self.close();
+    }
+
+    fn close(&self) {
+        self.refusing.store(true, Ordering::Release);
+        self.closed.store(true, Ordering::Release);
     }
 }
 
@@ -51,12 +79,19 @@ impl EchoModel {
             has_tokenizer: true,
             ..ModelInfo::default()
         };
-        let (closed, metrics) = (AtomicBool::new(false), Mutex::default());
-        Self { info, shared: Arc::new(Shared { context_len, closed, probe_bus, metrics }) }
+        let shared = Shared {
+            context_len,
+            refusing: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            ended: Condvar::new(),
+            probe_bus,
+            metrics: Mutex::default(),
+        };
+        Self { info, shared: Arc::new(shared) }
     }
 
     fn open(&self) -> Result<()> {
-        if self.shared.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
+        if self.shared.refusing.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
     }
 
     fn ids(&self, prompt: Prompt) -> Result<Vec<TokenId>> {
@@ -106,6 +141,7 @@ impl EchoModel {
             ("ignore_eos", options.ignore_eos == Some(true)),
             ("logits", options.logits == Some(true)),
             ("priority", options.priority.is_some_and(|p| p != 0)),
+            ("prompt_lookup", options.prompt_lookup.is_some_and(|n| n != 0)),
             ("adapter", options.adapter.is_some()),
         ])?;
         let request = Request::new(self.ids(prompt)?, options);
@@ -183,8 +219,13 @@ impl TextModel for EchoModel {
         self.shared.metrics().clone()
     }
 
+    fn drain(&self) {
+        // Requests are computed as they are read, on their readers' threads.
+        self.shared.drain();
+    }
+
     fn close(&self) {
-        self.shared.closed.store(true, Ordering::Release);
+        self.shared.close();
     }
 }
 

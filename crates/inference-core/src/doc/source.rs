@@ -133,11 +133,7 @@ impl EchoSource {
 
     /// Gives back what a running request holds; `failed` counts it as such.
     fn release(&self, failed: bool) {
-        let mut metrics = self.shared.metrics();
-        metrics.running -= 1;
-        metrics.finished += 1;
-        metrics.failed += u64::from(failed);
-        metrics.active_bytes -= self.request.bytes();
+        self.shared.release(self.request.bytes(), failed);
     }
 }
 

@@ -26,7 +26,7 @@ const DEFAULT_QUEUE: usize = 1024;
 ///     fn name(&self) -> &str { "forward" }
 ///     fn interest(&self) -> Interest { ProbeKind::Scheduler.into() }
 ///     fn record(&mut self, record: &ProbeRecord) {
-///         if let ProbeEvent::Admitted { prompt_tokens } = record.event {
+///         if let ProbeEvent::Admitted { prompt_tokens, .. } = record.event {
 ///             let _ = self.0.send(prompt_tokens);
 ///         }
 ///     }
@@ -35,7 +35,7 @@ const DEFAULT_QUEUE: usize = 1024;
 /// let (sender, receiver) = channel();
 /// let bus = ProbeBus::new(vec![Box::new(Forward(sender))]);
 /// assert!(!bus.wants(ProbeKind::Logits));
-/// bus.emit(None, Phase::Queued, ProbeEvent::Admitted { prompt_tokens: 7 });
+/// bus.emit(None, Phase::Queued, ProbeEvent::Admitted { prompt_tokens: 7, cached_tokens: 0 });
 /// bus.flush();
 /// assert_eq!(receiver.recv(), Ok(7));
 /// ```

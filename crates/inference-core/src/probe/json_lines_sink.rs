@@ -200,7 +200,11 @@ fn write_line(out: &mut String, record: &ProbeRecord) {
             line.float("learning_rate", *learning_rate);
             line.float("gradient_norm", *gradient_norm);
         }
-        ProbeEvent::Admitted { prompt_tokens } => line.size("prompt_tokens", *prompt_tokens),
+        ProbeEvent::Admitted { prompt_tokens, cached_tokens } => {
+            line.size("prompt_tokens", *prompt_tokens);
+            line.size("cached_tokens", *cached_tokens);
+        }
+        ProbeEvent::Preempted { computed } => line.size("computed", *computed),
         ProbeEvent::Ended { reason } => {
             line.string("reason", reason.as_ref().map_or("error", FinishReason::name));
             match reason {

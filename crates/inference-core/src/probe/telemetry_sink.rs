@@ -63,7 +63,10 @@ impl ProbeSink for TelemetrySink {
             ProbeEvent::Training { step, loss, learning_rate, gradient_norm } => {
                 event!("training", step, loss, learning_rate, gradient_norm);
             }
-            ProbeEvent::Admitted { prompt_tokens } => event!("admitted", prompt_tokens),
+            ProbeEvent::Admitted { prompt_tokens, cached_tokens } => {
+                event!("admitted", prompt_tokens, cached_tokens);
+            }
+            ProbeEvent::Preempted { computed } => event!("preempted", computed),
             ProbeEvent::Ended { reason } => {
                 event!("ended", reason = reason.as_ref().map_or("error", |reason| reason.name()));
             }

@@ -102,6 +102,11 @@ fn load_options_are_honoured_or_refused_by_name() {
         (new().with_quantize(QuantizeType::Q8_0), "quantize"),
         (new().with_kv_dtype(KvDtype::F32), "kv_dtype"),
         (new().with_kv_budget(1), "kv_budget"),
+        (new().with_step_token_budget(8), "step_token_budget"),
+        (new().with_max_wait(Duration::from_millis(1)), "max_wait"),
+        (new().with_max_queue(1), "max_queue"),
+        (new().with_lag_timeout(Duration::from_secs(1)), "lag_timeout"),
+        (new().with_prefix_cache(true), "prefix_cache"),
         (new().with_threads(2), "threads"),
         (new().with_affinity(vec![0]), "affinity"),
     ] {

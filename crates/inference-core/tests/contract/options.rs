@@ -179,6 +179,9 @@ fn load_options_are_refused_just_outside_their_ranges() {
         (new().with_gpu_layers(-2), "gpu_layers"),
         (new().with_kv_budget(0), "kv_budget"),
         (new().with_affinity(vec![]), "affinity"),
+        (new().with_step_token_budget(0), "step_token_budget"),
+        (new().with_max_queue(0), "max_queue"),
+        (new().with_lag_timeout(Duration::ZERO), "lag_timeout"),
     ] {
         refused(&invalid.validate().unwrap_err(), field);
     }

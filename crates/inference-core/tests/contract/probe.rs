@@ -15,7 +15,7 @@ use inference_core::{FinishReason, LoadOptions};
 use serde_json::{Value, json};
 
 fn admitted(prompt_tokens: usize) -> ProbeEvent {
-    ProbeEvent::Admitted { prompt_tokens }
+    ProbeEvent::Admitted { prompt_tokens, cached_tokens: 0 }
 }
 
 /// Records what it is told, each time when the gate lets it.
@@ -37,7 +37,7 @@ impl ProbeSink for Gated {
     fn record(&mut self, record: &ProbeRecord) {
         // A closed gate stands open.
         let _ = self.gate.recv();
-        if let ProbeEvent::Admitted { prompt_tokens } = record.event {
+        if let ProbeEvent::Admitted { prompt_tokens, .. } = record.event {
             self.taken.lock().unwrap().push(prompt_tokens);
         }
     }
@@ -253,7 +253,8 @@ fn json_lines_has_every_event_with_its_fields() {
                 "gradient_norm": null,
             }),
         ),
-        (admitted(5), json!({"event": "admitted", "prompt_tokens": 5})),
+        (admitted(5), json!({"event": "admitted", "prompt_tokens": 5, "cached_tokens": 0})),
+        (ProbeEvent::Preempted { computed: 3 }, json!({"event": "preempted", "computed": 3})),
         (ProbeEvent::Ended { reason: None }, json!({"event": "ended", "reason": "error"})),
         (
             ProbeEvent::Ended { reason: Some(FinishReason::StopToken(2)) },

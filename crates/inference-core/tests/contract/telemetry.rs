@@ -83,7 +83,12 @@ fn every_event_arrives_with_its_circumstances() {
             "training",
             vec![("step", "4"), ("loss", "0.5"), ("learning_rate", "0.25")],
         ),
-        (ProbeEvent::Admitted { prompt_tokens: 5 }, "admitted", vec![("prompt_tokens", "5")]),
+        (
+            ProbeEvent::Admitted { prompt_tokens: 5, cached_tokens: 4 },
+            "admitted",
+            vec![("prompt_tokens", "5"), ("cached_tokens", "4")],
+        ),
+        (ProbeEvent::Preempted { computed: 3 }, "preempted", vec![("computed", "3")]),
         (ProbeEvent::Ended { reason: None }, "ended", vec![("reason", "\"error\"")]),
         (
             ProbeEvent::Ended { reason: Some(FinishReason::Length) },

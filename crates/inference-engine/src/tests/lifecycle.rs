@@ -132,3 +132,30 @@ fn the_runner_is_the_authority_on_sizes() {
     assert_eq!(model.encode("hé", false).unwrap(), [104, 0xc3, 0xa9]);
     assert_eq!(model.decode(&[104, 0xc3, 0xa9, EOS], true).unwrap(), "hé");
 }
+
+#[test]
+fn draining_lets_what_was_submitted_end_by_itself() {
+    let (model, control) = model(SimSpec::default(), EngineOptions::new().with_max_batch(1));
+    control.hold();
+    let mut streams: Vec<_> = (1..4)
+        .map(|id| {
+            let mut stream = model.generate(vec![id].into(), greedy(5)).unwrap();
+            stream.start();
+            stream
+        })
+        .collect();
+    let draining = {
+        let model = Arc::clone(&model);
+        std::thread::spawn(move || model.drain())
+    };
+    while model.generate(vec![9].into(), greedy(1)).is_ok() {
+        std::thread::yield_now();
+    }
+    control.release();
+    for stream in &mut streams {
+        assert_eq!(read(stream).len(), 5);
+    }
+    draining.join().unwrap();
+    assert!(control.is_dropped());
+    assert_eq!(model.generate(vec![1].into(), greedy(1)).err().unwrap().kind(), ErrorKind::Closed);
+}

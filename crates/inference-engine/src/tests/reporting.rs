@@ -109,7 +109,7 @@ fn probes_see_what_happened() {
         history.push(id);
     }
     let scheduler: Vec<&ProbeEvent> = of(ProbeKind::Scheduler).map(|r| &r.event).collect();
-    assert!(matches!(scheduler[0], ProbeEvent::Admitted { prompt_tokens: 2 }));
+    assert!(matches!(scheduler[0], ProbeEvent::Admitted { prompt_tokens: 2, .. }));
     assert!(matches!(scheduler[1], ProbeEvent::Step { sequences: 1, tokens: 2, queued: 0, .. }));
     let Some(ProbeEvent::Ended { reason }) = scheduler.last() else { panic!("{scheduler:?}") };
     assert_eq!(*reason, Some(FinishReason::Length));
