@@ -14,8 +14,8 @@ use crate::block_pool::BlockPool;
 use crate::mailbox::{Inspection, Mail, Mailbox};
 use crate::meter::Meter;
 use crate::options::EngineOptions;
-use crate::runner::{ModelRunner, RunnerSpec, StepBatch, StepSequence};
-use crate::scheduler::{Rank, Share, plan};
+use crate::runner::{ModelRunner, RunnerSpec};
+use crate::scheduler::{Rank, plan};
 use crate::sequence::{Ending, Sequence};
 use crate::submission::Submission;
 
@@ -25,23 +25,23 @@ pub(crate) const CANCEL_POLL: Duration = Duration::from_millis(10);
 
 /// The engine thread's state.
 pub(crate) struct Engine {
-    runner: Box<dyn ModelRunner>,
-    spec: RunnerSpec,
-    options: EngineOptions,
-    tokenizer: Option<Arc<Tokenizer>>,
-    mailbox: Arc<Mailbox>,
-    meter: Arc<Meter>,
-    waiting: BTreeMap<Rank, Submission>,
-    running: Vec<Sequence>,
-    pool: BlockPool,
+    pub(crate) runner: Box<dyn ModelRunner>,
+    pub(crate) spec: RunnerSpec,
+    pub(crate) options: EngineOptions,
+    pub(crate) tokenizer: Option<Arc<Tokenizer>>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) meter: Arc<Meter>,
+    pub(crate) waiting: BTreeMap<Rank, Submission>,
+    pub(crate) running: Vec<Sequence>,
+    pub(crate) pool: BlockPool,
     /// Whether the first waiting request lacks blocks.
-    short_of_blocks: bool,
+    pub(crate) short_of_blocks: bool,
     /// The bytes that were last reported.
-    reported_bytes: u64,
+    pub(crate) reported_bytes: u64,
 }
 
 /// A failure after which the runner must not be used.
-struct Fatal(Error);
+pub(crate) struct Fatal(pub(crate) Error);
 
 impl Engine {
     pub(crate) fn new(
@@ -140,187 +140,8 @@ impl Engine {
         self.step(&shares)
     }
 
-    /// Ends what was cancelled, is late or lags.
-    fn sweep(&mut self, now: Instant) {
-        let overdue: Vec<(Rank, FinishReason)> = self
-            .waiting
-            .iter()
-            .filter_map(|(rank, submission)| Some((*rank, submission.overdue(now)?)))
-            .collect();
-        for (rank, reason) in overdue {
-            if let Some(submission) = self.waiting.remove(&rank) {
-                self.end_waiting(submission, Ok(reason));
-            }
-        }
-        let lag = self.options.lag_timeout;
-        for slot in (0..self.running.len()).rev() {
-            if let Some(reason) = self.running[slot].check(now, lag) {
-                self.end_running(slot, Ending::Reason(reason));
-            }
-        }
-    }
-
-    /// Moves waiting requests into free slots, in the order of their rank.
-    /// One that lacks blocks is not overtaken, so that it cannot starve.
-    fn admit(&mut self) {
-        while self.running.len() < self.options.max_batch
-            && let Some(first) = self.waiting.first_entry()
-        {
-            let blocks = first.get().positions.div_ceil(self.spec.block_size);
-            let Some(table) = self.pool.reserve(blocks) else {
-                if !std::mem::replace(&mut self.short_of_blocks, true) {
-                    let (used, total) = (self.pool.used(), self.pool.total());
-                    let waiting = self.waiting.len();
-                    let event = ProbeEvent::CachePressure { used, total, waiting };
-                    self.emit(None, Phase::Queued, event);
-                }
-                return;
-            };
-            let submission = first.remove();
-            let prompt_tokens = submission.ids.len();
-            let event = ProbeEvent::Admitted { prompt_tokens, cached_tokens: 0 };
-            self.emit(Some(submission.id), Phase::Queued, event);
-            self.running.push(Sequence::admit(submission, table, self.tokenizer.clone()));
-            self.mailbox.leave_queue();
-        }
-        self.short_of_blocks = false;
-    }
-
-    /// How long there is nothing to do; `None` until somebody wakes the
-    /// engine.
-    fn patience(&self, now: Instant) -> Option<Duration> {
-        let lag = self.options.lag_timeout;
-        let waiting = self.waiting.values().map(|s| (s.deadline, s.cancel.is_some()));
-        let running = self.running.iter().map(|sequence| sequence.next_check(lag));
-        waiting
-            .chain(running)
-            .flat_map(|(at, polled)| {
-                let until = at.map(|at| at.saturating_duration_since(now));
-                [until, polled.then_some(CANCEL_POLL)]
-            })
-            .flatten()
-            .min()
-    }
-
-    /// Computes one batch and hands out its logits.
-    fn step(&mut self, shares: &[Share]) -> Result<(), Fatal> {
-        let began = Instant::now();
-        let batch = self.batch(shares);
-        let active = self.active_bytes();
-        for share in shares {
-            self.running[share.slot].note_step(began, active);
-        }
-        let span =
-            tracing::trace_span!("forward", sequences = shares.len(), tokens = batch.tokens.len());
-        let forward =
-            span.in_scope(|| catch_unwind(AssertUnwindSafe(|| self.runner.forward(&batch))));
-        let duration = began.elapsed();
-        let prompt: usize = shares
-            .iter()
-            .map(|share| {
-                let sequence = &self.running[share.slot];
-                share.len.min(sequence.prompt_len.saturating_sub(sequence.computed))
-            })
-            .sum();
-        self.update_meter(|metrics| {
-            metrics.forward_count += 1;
-            metrics.prompt_tokens += prompt as u64;
-        });
-        let event = ProbeEvent::Step {
-            sequences: shares.len(),
-            tokens: batch.tokens.len(),
-            queued: self.waiting.len(),
-            duration,
-        };
-        let phase = if prompt > 0 { Phase::Prefill } else { Phase::Decode };
-        self.emit(None, phase, event);
-        let (error, fatal) = match forward {
-            Ok(Ok(logits)) => match self.check_logits(&batch, &logits) {
-                Ok(()) => {
-                    self.hand_out(shares, &logits);
-                    self.report_memory();
-                    return Ok(());
-                }
-                Err(error) => (error, false),
-            },
-            Ok(Err(error)) => (error, false),
-            Err(panic) => {
-                let message = format!("the model runner panicked: {}", panic_message(&*panic));
-                (Error::engine_message(message), true)
-            }
-        };
-        self.end_slots(shares.iter().map(|s| (s.slot, Ending::Error(error.clone()))).collect());
-        // Nobody knows what a panic left behind.
-        if fatal || !self.survives(&error) { Err(Fatal(error)) } else { Ok(()) }
-    }
-
-    fn survives(&self, error: &Error) -> bool {
-        catch_unwind(AssertUnwindSafe(|| self.runner.survives(error))).unwrap_or(false)
-    }
-
-    /// The batch of a plan; takes the blocks it needs.
-    fn batch(&mut self, shares: &[Share]) -> StepBatch {
-        let mut batch = StepBatch::default();
-        for share in shares {
-            let sequence = &mut self.running[share.slot];
-            let start = batch.tokens.len();
-            let end = sequence.computed + share.len;
-            let grown = self.pool.grow(&mut sequence.table, end.div_ceil(self.spec.block_size));
-            debug_assert!(grown, "a sequence outgrew its reservation");
-            batch.tokens.extend_from_slice(&sequence.ids[sequence.computed..end]);
-            let rows = sequence.wanted_rows(share.len);
-            batch.logit_rows.extend(rows.map(|position| start + position - sequence.computed));
-            batch.sequences.push(StepSequence {
-                start,
-                len: share.len,
-                position: sequence.computed,
-                prompt_len: sequence.prompt_len,
-                block_table: sequence.table.blocks().to_vec(),
-            });
-        }
-        batch
-    }
-
-    fn check_logits(&self, batch: &StepBatch, logits: &[f32]) -> Result<()> {
-        let expected = batch.logit_rows.len() * self.spec.vocab_size;
-        if logits.len() == expected {
-            return Ok(());
-        }
-        let rows = batch.logit_rows.len();
-        Err(Error::engine_message(format!(
-            "the model runner returned {} logits, expected {rows} rows of {}",
-            logits.len(),
-            self.spec.vocab_size
-        )))
-    }
-
-    fn hand_out(&mut self, shares: &[Share], logits: &[f32]) {
-        let now = Instant::now();
-        let mut rows = logits.chunks_exact(self.spec.vocab_size);
-        let mut generated = 0;
-        let mut ended = Vec::new();
-        for share in shares {
-            let sequence = &mut self.running[share.slot];
-            let wanted = sequence.wanted_rows(share.len).len();
-            generated += sequence.generates(wanted);
-            let bus = self.options.probe_bus.as_deref();
-            let ending = sequence.take_rows(share.len, rows.by_ref().take(wanted), now, bus);
-            ended.extend(ending.map(|ending| (share.slot, ending)));
-        }
-        self.meter.update(|metrics| metrics.generated_tokens += generated);
-        self.end_slots(ended);
-    }
-
-    fn end_slots(&mut self, mut ended: Vec<(usize, Ending)>) {
-        // From the back, so that the slots in front keep their numbers.
-        ended.sort_by_key(|(slot, _)| std::cmp::Reverse(*slot));
-        for (slot, ending) in ended {
-            self.end_running(slot, ending);
-        }
-    }
-
     /// Frees a slot and its blocks, then tells the reader.
-    fn end_running(&mut self, slot: usize, ending: Ending) {
+    pub(crate) fn end_running(&mut self, slot: usize, ending: Ending) {
         let active = self.active_bytes();
         let mut sequence = self.running.swap_remove(slot);
         let phase = sequence.phase();
@@ -331,7 +152,7 @@ impl Engine {
         self.emit(Some(id), phase, ProbeEvent::Ended { reason });
     }
 
-    fn end_waiting(&mut self, submission: Submission, outcome: Result<FinishReason>) {
+    pub(crate) fn end_waiting(&mut self, submission: Submission, outcome: Result<FinishReason>) {
         self.mailbox.leave_queue();
         self.count_end(outcome.is_err());
         let id = submission.id;
@@ -395,12 +216,12 @@ impl Engine {
         }
     }
 
-    fn active_bytes(&self) -> u64 {
+    pub(crate) fn active_bytes(&self) -> u64 {
         let memory = self.runner.memory();
         memory.weights + memory.activations + memory.kv_block * self.pool.used() as u64
     }
 
-    fn update_meter(&self, change: impl FnOnce(&mut ModelMetrics)) {
+    pub(crate) fn update_meter(&self, change: impl FnOnce(&mut ModelMetrics)) {
         let active = self.active_bytes();
         self.meter.update(|metrics| {
             metrics.running = self.running.len();
@@ -412,7 +233,7 @@ impl Engine {
         });
     }
 
-    fn report_memory(&mut self) {
+    pub(crate) fn report_memory(&mut self) {
         let active_bytes = self.active_bytes();
         if self.reported_bytes != active_bytes && self.wants(ProbeKind::MemoryPressure) {
             self.reported_bytes = active_bytes;
@@ -426,18 +247,18 @@ impl Engine {
         self.options.probe_bus.as_deref()
     }
 
-    fn wants(&self, kind: ProbeKind) -> bool {
+    pub(crate) fn wants(&self, kind: ProbeKind) -> bool {
         self.bus().is_some_and(|bus| bus.wants(kind))
     }
 
-    fn emit(&self, request: Option<RequestId>, phase: Phase, event: ProbeEvent) {
+    pub(crate) fn emit(&self, request: Option<RequestId>, phase: Phase, event: ProbeEvent) {
         if let Some(bus) = self.bus() {
             bus.emit(request, phase, event);
         }
     }
 }
 
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }

@@ -120,6 +120,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod admission;
 mod block_pool;
 mod channel;
 mod classify;
@@ -139,6 +140,7 @@ mod sequence;
 #[cfg(any(test, feature = "test-support"))]
 #[cfg_attr(docsrs, doc(cfg(feature = "test-support")))]
 pub mod sim_runner;
+mod step;
 mod stream;
 mod submission;
 mod text_output;

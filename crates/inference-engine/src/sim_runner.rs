@@ -28,7 +28,9 @@ use std::time::Duration;
 
 use inference_core::{AttentionSnapshot, Error, LayerAttention, Result, TokenId};
 
-use crate::runner::{BlockId, MemoryUsage, ModelRunner, RunnerSpec, StepBatch, StepSequence};
+use crate::runner::{
+    BlockId, KvBlocks, MemoryUsage, ModelRunner, RunnerSpec, StepBatch, StepSequence,
+};
 
 /// Sizes of a simulated model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +46,13 @@ pub struct SimSpec {
     pub num_blocks: usize,
     /// Whether attention can be inspected.
     pub inspects_attention: bool,
+    /// Whether blocks can be shared, copied and moved
+    /// ([`ModelRunner::kv_blocks`]).
+    pub shares_blocks: bool,
+    /// Prompts longer than this have keys and values of their own, as with
+    /// rotary embeddings that depend on the length of the prompt: the sharing
+    /// class is 1 for them and 0 for others.
+    pub long_prompt: usize,
 }
 
 impl Default for SimSpec {
@@ -54,6 +63,8 @@ impl Default for SimSpec {
             block_size: 4,
             num_blocks: 512,
             inspects_attention: false,
+            shares_blocks: true,
+            long_prompt: usize::MAX,
         }
     }
 }
@@ -85,6 +96,20 @@ impl SimSpec {
     #[must_use]
     pub fn with_attention(mut self, inspects: bool) -> Self {
         self.inspects_attention = inspects;
+        self
+    }
+
+    /// Sets whether blocks can be shared, copied and moved.
+    #[must_use]
+    pub fn with_shared_blocks(mut self, shares: bool) -> Self {
+        self.shares_blocks = shares;
+        self
+    }
+
+    /// Sets the longest prompt whose keys and values are of the common kind.
+    #[must_use]
+    pub fn with_long_prompt(mut self, tokens: usize) -> Self {
+        self.long_prompt = tokens;
         self
     }
 }
@@ -221,13 +246,53 @@ impl SimControl {
     }
 }
 
+/// The "keys and values" of one position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Held {
+    position: usize,
+    token: TokenId,
+    /// The sharing class of the prompt that it was computed for.
+    class: u64,
+}
+
+/// Bytes of a [`Held`] outside of the pool.
+const HELD_BYTES: usize = 21;
+
+impl Held {
+    fn to_bytes(held: Option<Self>) -> [u8; HELD_BYTES] {
+        let mut bytes = [0; HELD_BYTES];
+        if let Some(Self { position, token, class }) = held {
+            bytes[0] = 1;
+            bytes[1..9].copy_from_slice(&(position as u64).to_le_bytes());
+            bytes[9..13].copy_from_slice(&token.to_le_bytes());
+            bytes[13..].copy_from_slice(&class.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let number = |range| {
+            let digits: &[u8] = bytes.get::<std::ops::Range<usize>>(range)?;
+            Some(digits.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+        };
+        let (position, token, class) = (number(1..9)?, number(9..13)?, number(13..HELD_BYTES)?);
+        (bytes[0] == 1).then_some(Self {
+            position: position as usize,
+            token: token as TokenId,
+            class,
+        })
+    }
+}
+
 /// A deterministic runner; see the [module](self).
 #[derive(Debug)]
 pub struct SimRunner {
     spec: RunnerSpec,
     inspects_attention: bool,
+    shares_blocks: bool,
+    long_prompt: usize,
     /// `[num_blocks * block_size]`: what each slot of the pool holds.
-    slots: Vec<Option<(usize, TokenId)>>,
+    slots: Vec<Option<Held>>,
     control: SimControl,
     survives: bool,
     largest_step: usize,
@@ -237,11 +302,13 @@ impl SimRunner {
     /// A runner, and the control that stays with the test.
     #[must_use]
     pub fn new(spec: SimSpec) -> (Self, SimControl) {
-        let SimSpec { vocab_size, context_len, block_size, num_blocks, inspects_attention } = spec;
+        let SimSpec { vocab_size, context_len, block_size, num_blocks, .. } = spec;
         let control = SimControl::default();
         let runner = Self {
             spec: RunnerSpec::new(vocab_size, context_len, block_size, num_blocks),
-            inspects_attention,
+            inspects_attention: spec.inspects_attention,
+            shares_blocks: spec.shares_blocks,
+            long_prompt: spec.long_prompt,
             slots: vec![None; block_size * num_blocks],
             control: control.clone(),
             survives: false,
@@ -251,11 +318,24 @@ impl SimRunner {
     }
 
     /// The logits that follow `history`, `[vocab_size]`, computed without any
-    /// block: what a correct engine leads to.
+    /// block: what a correct engine leads to. For prompts of at most
+    /// [`SimSpec::long_prompt`] tokens.
     #[must_use]
     pub fn expected_logits(vocab_size: usize, history: &[TokenId]) -> Vec<f32> {
-        let slots = history.iter().copied().enumerate().map(Some);
+        let slots = history.iter().enumerate();
+        let slots = slots.map(|(position, &token)| Some(Held { position, token, class: 0 }));
         logits(vocab_size, history_hash(slots))
+    }
+
+    /// Where the first `len` positions of a block are.
+    fn block(&self, block: BlockId, len: usize) -> Result<std::ops::Range<usize>> {
+        let RunnerSpec { block_size, num_blocks, .. } = self.spec;
+        if block as usize >= num_blocks || len > block_size {
+            let message = format!("{len} positions of block {block} are outside of the pool");
+            return Err(Error::engine_message(message));
+        }
+        let start = block as usize * block_size;
+        Ok(start..start + len)
     }
 
     fn slot(&self, sequence: &StepSequence, position: usize) -> Result<usize> {
@@ -268,7 +348,7 @@ impl SimRunner {
     }
 
     /// What the blocks of a sequence hold up to and including `position`.
-    fn read(&self, sequence: &StepSequence, position: usize) -> Result<Vec<Option<(usize, u32)>>> {
+    fn read(&self, sequence: &StepSequence, position: usize) -> Result<Vec<Option<Held>>> {
         (0..=position).map(|at| Ok(self.slots[self.slot(sequence, at)?])).collect()
     }
 
@@ -280,14 +360,14 @@ impl SimRunner {
         fault: Option<&SimFault>,
     ) -> Result<Vec<f32>> {
         let held = self.read(sequence, position)?;
-        let first = held.first().copied().flatten().map(|(_, token)| token);
+        let first = held.first().copied().flatten().map(|held| held.token);
         if let Some(SimFault::Nan(token)) = fault
             && first == Some(*token)
         {
             return Ok(vec![f32::NAN; self.spec.vocab_size]);
         }
         let mut row = logits(self.spec.vocab_size, history_hash(held.iter().copied()));
-        let history: Vec<TokenId> = held.iter().flatten().map(|(_, token)| *token).collect();
+        let history: Vec<TokenId> = held.iter().flatten().map(|held| held.token).collect();
         if let Some(next) = script.and_then(|script| script(&history))
             && let Some(logit) = row.get_mut(next as usize)
         {
@@ -321,10 +401,12 @@ impl ModelRunner for SimRunner {
         }
         self.largest_step = self.largest_step.max(batch.tokens.len());
         for sequence in &batch.sequences {
+            let class = self.sharing_class(sequence.prompt_len);
             for offset in 0..sequence.len {
                 let position = sequence.position + offset;
                 let slot = self.slot(sequence, position)?;
-                self.slots[slot] = Some((position, batch.tokens[sequence.start + offset]));
+                let token = batch.tokens[sequence.start + offset];
+                self.slots[slot] = Some(Held { position, token, class });
             }
         }
         let mut values = Vec::with_capacity(batch.logit_rows.len() * self.spec.vocab_size);
@@ -345,6 +427,10 @@ impl ModelRunner for SimRunner {
         self.survives
     }
 
+    fn kv_blocks(&mut self) -> Option<&mut dyn KvBlocks> {
+        if self.shares_blocks { Some(self) } else { None }
+    }
+
     /// 1000 bytes of weights, 10 per block, and 1 per token of the largest
     /// step.
     fn memory(&self) -> MemoryUsage {
@@ -362,12 +448,45 @@ impl ModelRunner for SimRunner {
     }
 }
 
-/// FNV-1a over the held (position, token) pairs; an empty slot is a value of
-/// its own.
-fn history_hash(slots: impl Iterator<Item = Option<(usize, TokenId)>>) -> u64 {
+impl KvBlocks for SimRunner {
+    fn format(&self) -> String {
+        "sim".into()
+    }
+
+    fn sharing_class(&self, prompt_len: usize) -> u64 {
+        u64::from(prompt_len > self.long_prompt)
+    }
+
+    fn copy_block(&mut self, from: BlockId, to: BlockId, len: usize) -> Result<()> {
+        let (from, to) = (self.block(from, len)?, self.block(to, len)?);
+        self.slots.copy_within(from, to.start);
+        Ok(())
+    }
+
+    fn read_block(&mut self, block: BlockId, len: usize) -> Result<Vec<u8>> {
+        let range = self.block(block, len)?;
+        Ok(self.slots[range].iter().flat_map(|held| Held::to_bytes(*held)).collect())
+    }
+
+    fn write_block(&mut self, block: BlockId, len: usize, bytes: &[u8]) -> Result<()> {
+        let range = self.block(block, len)?;
+        if bytes.len() != len * HELD_BYTES {
+            let expected = format!("{} bytes for {len} positions", len * HELD_BYTES);
+            return Err(Error::invalid_input("KV block", expected, bytes.len().to_string()));
+        }
+        for (slot, bytes) in self.slots[range].iter_mut().zip(bytes.chunks_exact(HELD_BYTES)) {
+            *slot = Held::from_bytes(bytes);
+        }
+        Ok(())
+    }
+}
+
+/// FNV-1a over what the slots hold; an empty slot is a value of its own.
+fn history_hash(slots: impl Iterator<Item = Option<Held>>) -> u64 {
     slots.fold(0xcbf2_9ce4_8422_2325, |hash, slot| {
-        let value =
-            slot.map_or(u64::MAX, |(position, token)| (position as u64) << 32 | u64::from(token));
+        let value = slot.map_or(u64::MAX, |held| {
+            held.class << 63 | (held.position as u64) << 32 | u64::from(held.token)
+        });
         mix(hash ^ value)
     })
 }

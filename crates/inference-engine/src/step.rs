@@ -1,0 +1,131 @@
+//! One step: the batch of a plan, its forward pass, and its logits handed out.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use inference_core::probe::{Phase, ProbeEvent};
+use inference_core::{Error, Result};
+
+use crate::engine_thread::{Engine, Fatal, panic_message};
+use crate::runner::{StepBatch, StepSequence};
+use crate::scheduler::Share;
+use crate::sequence::Ending;
+
+impl Engine {
+    /// Computes one batch and hands out its logits.
+    pub(crate) fn step(&mut self, shares: &[Share]) -> Result<(), Fatal> {
+        let began = Instant::now();
+        let batch = self.batch(shares);
+        let active = self.active_bytes();
+        for share in shares {
+            self.running[share.slot].note_step(began, active);
+        }
+        let span =
+            tracing::trace_span!("forward", sequences = shares.len(), tokens = batch.tokens.len());
+        let forward =
+            span.in_scope(|| catch_unwind(AssertUnwindSafe(|| self.runner.forward(&batch))));
+        let duration = began.elapsed();
+        let prompt: usize = shares
+            .iter()
+            .map(|share| {
+                let sequence = &self.running[share.slot];
+                share.len.min(sequence.prompt_len.saturating_sub(sequence.computed))
+            })
+            .sum();
+        self.update_meter(|metrics| {
+            metrics.forward_count += 1;
+            metrics.prompt_tokens += prompt as u64;
+        });
+        let event = ProbeEvent::Step {
+            sequences: shares.len(),
+            tokens: batch.tokens.len(),
+            queued: self.waiting.len(),
+            duration,
+        };
+        let phase = if prompt > 0 { Phase::Prefill } else { Phase::Decode };
+        self.emit(None, phase, event);
+        let (error, fatal) = match forward {
+            Ok(Ok(logits)) => match self.check_logits(&batch, &logits) {
+                Ok(()) => {
+                    self.hand_out(shares, &logits);
+                    self.report_memory();
+                    return Ok(());
+                }
+                Err(error) => (error, false),
+            },
+            Ok(Err(error)) => (error, false),
+            Err(panic) => {
+                let message = format!("the model runner panicked: {}", panic_message(&*panic));
+                (Error::engine_message(message), true)
+            }
+        };
+        self.end_slots(shares.iter().map(|s| (s.slot, Ending::Error(error.clone()))).collect());
+        // Nobody knows what a panic left behind.
+        if fatal || !self.survives(&error) { Err(Fatal(error)) } else { Ok(()) }
+    }
+
+    fn survives(&self, error: &Error) -> bool {
+        catch_unwind(AssertUnwindSafe(|| self.runner.survives(error))).unwrap_or(false)
+    }
+
+    /// The batch of a plan; takes the blocks it needs.
+    fn batch(&mut self, shares: &[Share]) -> StepBatch {
+        let mut batch = StepBatch::default();
+        for share in shares {
+            let sequence = &mut self.running[share.slot];
+            let start = batch.tokens.len();
+            let end = sequence.computed + share.len;
+            let grown = self.pool.grow(&mut sequence.table, end.div_ceil(self.spec.block_size));
+            debug_assert!(grown, "a sequence outgrew its reservation");
+            batch.tokens.extend_from_slice(&sequence.ids[sequence.computed..end]);
+            let rows = sequence.wanted_rows(share.len);
+            batch.logit_rows.extend(rows.map(|position| start + position - sequence.computed));
+            batch.sequences.push(StepSequence {
+                start,
+                len: share.len,
+                position: sequence.computed,
+                prompt_len: sequence.prompt_len,
+                block_table: sequence.table.blocks().to_vec(),
+            });
+        }
+        batch
+    }
+
+    fn check_logits(&self, batch: &StepBatch, logits: &[f32]) -> Result<()> {
+        let expected = batch.logit_rows.len() * self.spec.vocab_size;
+        if logits.len() == expected {
+            return Ok(());
+        }
+        let rows = batch.logit_rows.len();
+        Err(Error::engine_message(format!(
+            "the model runner returned {} logits, expected {rows} rows of {}",
+            logits.len(),
+            self.spec.vocab_size
+        )))
+    }
+
+    fn hand_out(&mut self, shares: &[Share], logits: &[f32]) {
+        let now = Instant::now();
+        let mut rows = logits.chunks_exact(self.spec.vocab_size);
+        let mut generated = 0;
+        let mut ended = Vec::new();
+        for share in shares {
+            let sequence = &mut self.running[share.slot];
+            let wanted = sequence.wanted_rows(share.len).len();
+            generated += sequence.generates(wanted);
+            let bus = self.options.probe_bus.as_deref();
+            let ending = sequence.take_rows(share.len, rows.by_ref().take(wanted), now, bus);
+            ended.extend(ending.map(|ending| (share.slot, ending)));
+        }
+        self.meter.update(|metrics| metrics.generated_tokens += generated);
+        self.end_slots(ended);
+    }
+
+    fn end_slots(&mut self, mut ended: Vec<(usize, Ending)>) {
+        // From the back, so that the slots in front keep their numbers.
+        ended.sort_by_key(|(slot, _)| std::cmp::Reverse(*slot));
+        for (slot, ending) in ended {
+            self.end_running(slot, ending);
+        }
+    }
+}
