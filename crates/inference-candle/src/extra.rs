@@ -37,7 +37,8 @@ mod stablelm;
 mod starcoder2;
 #[cfg(feature = "extra-architectures")]
 mod tensors;
-#[cfg(all(test, feature = "extra-architectures"))]
+#[cfg(feature = "extra-architectures")]
+#[cfg(test)]
 mod tests;
 
 #[cfg(feature = "extra-architectures")]
