@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use futures_core::Stream;
 
-use crate::stream::block_on;
+use crate::stream::{Guards, block_on};
 use crate::{Completion, Error, GenerateOptions, Prompt, Result, Token, TokenEvent, TokenSource};
 
 /// One request of a batch.
@@ -84,6 +84,8 @@ pub struct BatchStream {
     /// What submitting the items brought at once; at most one event per item.
     early: VecDeque<(usize, TokenEvent)>,
     ready: Arc<ReadyQueue>,
+    /// Declared, and so dropped, after the items.
+    guards: Guards,
 }
 
 struct Item {
@@ -103,7 +105,19 @@ impl BatchStream {
             waker: Waker::from(Arc::new(ItemWaker { index, ready: Arc::clone(&ready) })),
         };
         let items: Vec<_> = items.into_iter().enumerate().map(item).collect();
-        Self { running: items.len(), items, submitted: false, early: VecDeque::new(), ready }
+        let (running, early) = (items.len(), VecDeque::new());
+        Self { items, running, submitted: false, early, ready, guards: Guards::new() }
+    }
+
+    /// Keeps `guard` until the end of every item was read or the stream is
+    /// dropped, whichever comes first, and drops it then, as
+    /// [`TokenStream::with_guard`](crate::TokenStream::with_guard) does.
+    #[must_use]
+    pub fn with_guard(mut self, guard: impl Send + 'static) -> Self {
+        if self.running > 0 {
+            self.guards.push(Box::new(guard));
+        }
+        self
     }
 
     /// Asks every item that still runs to end. Read on to see their ends.
@@ -179,6 +193,9 @@ impl BatchStream {
         } else {
             self.items[index].source = None;
             self.running -= 1;
+            if self.running == 0 {
+                self.guards.clear();
+            }
         }
         (index, event)
     }

@@ -176,6 +176,9 @@ pub struct ModelMetrics {
     pub kv_blocks_used: usize,
     /// KV blocks in the pool.
     pub kv_blocks_total: usize,
+    /// Size of the KV pool in bytes, fixed at load; 0 where the backend does
+    /// not tell.
+    pub kv_bytes_total: u64,
     /// Bytes held now: weights, KV blocks in use, step activations.
     pub active_bytes: u64,
     /// The largest value of `active_bytes` so far.

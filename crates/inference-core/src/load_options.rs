@@ -340,6 +340,84 @@ impl LoadOptions {
         self
     }
 
+    /// These options, with every unset field taken from `fallback`.
+    ///
+    /// ```
+    /// use inference_core::LoadOptions;
+    ///
+    /// let usual = LoadOptions::new().with_backend("cpu").with_threads(8);
+    /// let options = LoadOptions::new().with_threads(2).or(&usual);
+    /// assert_eq!((options.backend.as_deref(), options.threads), (Some("cpu"), Some(2)));
+    /// ```
+    #[must_use]
+    pub fn or(mut self, fallback: &Self) -> Self {
+        macro_rules! fill {
+            ($($field:ident),*) => {
+                // A field that is missing here does not compile.
+                let Self { $($field),* } = &mut self;
+                $(if $field.is_none() { $field.clone_from(&fallback.$field); })*
+            };
+        }
+        fill!(
+            backend,
+            context_len,
+            gpu_layers,
+            parallel_slots,
+            adapter_path,
+            quantize,
+            precision,
+            kv_dtype,
+            kv_budget,
+            step_token_budget,
+            max_wait,
+            max_queue,
+            lag_timeout,
+            prefix_cache,
+            threads,
+            affinity,
+            probe_bus,
+            progress
+        );
+        self
+    }
+
+    /// Whether a load with `other` would lead to the same model: every field
+    /// is equal, the probe bus the same one. Progress sinks are not compared;
+    /// they only watch.
+    #[must_use]
+    pub fn loads_as(&self, other: &Self) -> bool {
+        macro_rules! same {
+            ($($field:ident),*) => {{
+                // A field that is missing here does not compile.
+                let Self { $($field,)* probe_bus, progress: _ } = self;
+                let same_bus = match (probe_bus, &other.probe_bus) {
+                    (Some(own), Some(other)) => Arc::ptr_eq(own, other),
+                    (None, None) => true,
+                    _ => false,
+                };
+                same_bus $(&& *$field == other.$field)*
+            }};
+        }
+        same!(
+            backend,
+            context_len,
+            gpu_layers,
+            parallel_slots,
+            adapter_path,
+            quantize,
+            precision,
+            kv_dtype,
+            kv_budget,
+            step_token_budget,
+            max_wait,
+            max_queue,
+            lag_timeout,
+            prefix_cache,
+            threads,
+            affinity
+        )
+    }
+
     /// Checks every field that is set, as far as no model is needed for it.
     ///
     /// # Errors

@@ -71,13 +71,29 @@ pub struct TokenStream {
     /// An event that `start` already read.
     pending: Option<TokenEvent>,
     outcome: Option<Result<Completion>>,
+    /// Declared, and so dropped, after the source.
+    guards: Guards,
 }
+
+/// What is kept until a request has ended; see [`TokenStream::with_guard`].
+pub(crate) type Guards = Vec<Box<dyn Send>>;
 
 impl TokenStream {
     /// A stream over `source`.
     #[must_use]
     pub fn new(source: Box<dyn TokenSource>) -> Self {
-        Self { source: Some(source), pending: None, outcome: None }
+        Self { source: Some(source), pending: None, outcome: None, guards: Guards::new() }
+    }
+
+    /// Keeps `guard` until the end of the request was read or the stream is
+    /// dropped, whichever comes first, and drops it then, after the request's
+    /// own resources. For whoever must know that a stream is in use.
+    #[must_use]
+    pub fn with_guard(mut self, guard: impl Send + 'static) -> Self {
+        if self.source.is_some() {
+            self.guards.push(Box::new(guard));
+        }
+        self
     }
 
     /// Submits the request now, without waiting for a token.
@@ -177,6 +193,7 @@ impl TokenStream {
             TokenEvent::Failed(error) => self.outcome = Some(Err(error)),
         }
         self.source = None;
+        self.guards.clear();
         match &self.outcome {
             Some(Err(error)) => Poll::Ready(Some(Err(error.clone()))),
             _ => Poll::Ready(None),

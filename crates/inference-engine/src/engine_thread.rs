@@ -227,6 +227,7 @@ impl Engine {
             metrics.running = self.running.len();
             metrics.kv_blocks_used = self.pool.used();
             metrics.kv_blocks_total = self.pool.total();
+            metrics.kv_bytes_total = self.pool.total() as u64 * self.runner.memory().kv_block;
             metrics.active_bytes = active;
             metrics.peak_bytes = metrics.peak_bytes.max(active);
             change(metrics);

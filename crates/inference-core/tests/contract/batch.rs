@@ -121,6 +121,31 @@ fn a_source_is_dropped_when_its_item_ends() {
 }
 
 /// Writers on their own threads, in no particular order.
+#[test]
+fn a_guard_is_dropped_when_the_last_item_ends_or_with_the_stream() {
+    let guard = Arc::new(());
+    let scripts = [
+        Script::new([finished(FinishReason::Length)]),
+        Script::new([token(1), finished(FinishReason::Length)]),
+    ];
+    let mut stream = batch(&scripts).with_guard(Arc::clone(&guard));
+    for _ in 0..2 {
+        stream.next().unwrap();
+        assert_eq!(Arc::strong_count(&guard), 2);
+    }
+    stream.next().unwrap();
+    assert_eq!(Arc::strong_count(&guard), 1, "the stream lives, its items do not");
+
+    let stream = batch(&[Script::default()]).with_guard(Arc::clone(&guard));
+    assert_eq!(Arc::strong_count(&guard), 2);
+    drop(stream);
+    assert_eq!(Arc::strong_count(&guard), 1);
+
+    let empty = batch(&[]).with_guard(Arc::clone(&guard));
+    assert_eq!(Arc::strong_count(&guard), 1);
+    drop(empty);
+}
+
 fn write(scripts: &[Script], tokens: u32) -> Vec<thread::JoinHandle<()>> {
     let lanes = scripts.chunks(scripts.len().div_ceil(4)).map(<[Script]>::to_vec);
     let writer = |lane: Vec<Script>| {

@@ -218,3 +218,37 @@ fn types_are_known_by_name() {
     );
     refused(&QuantizeType::from_str("Q4_K").unwrap_err(), "quantize");
 }
+
+#[test]
+fn unset_load_options_are_taken_from_the_fallback() {
+    let bus = Arc::new(ProbeBus::new(Vec::new()));
+    let usual = LoadOptions::new()
+        .with_backend("cpu")
+        .with_threads(8)
+        .with_affinity(vec![1])
+        .with_probe_bus(Arc::clone(&bus));
+    let options = LoadOptions::new().with_threads(2).or(&usual);
+    assert_eq!(options.backend.as_deref(), Some("cpu"));
+    assert_eq!(options.threads, Some(2));
+    assert_eq!(options.affinity, Some(vec![1]));
+    assert!(Arc::ptr_eq(options.probe_bus.as_ref().unwrap(), &bus));
+    assert_eq!(options.kv_budget, None);
+}
+
+#[test]
+fn loads_are_the_same_whoever_watches_them() {
+    let bus = || Arc::new(ProbeBus::new(Vec::new()));
+    let progress = || ProgressSink::new(|_| {});
+    let one = bus();
+    let options = LoadOptions::new().with_threads(2).with_probe_bus(Arc::clone(&one));
+    assert!(options.loads_as(&options.clone().with_progress(progress())));
+    for other in [
+        LoadOptions::new(),
+        options.clone().with_threads(3),
+        options.clone().with_kv_dtype(KvDtype::F16),
+        options.clone().with_probe_bus(bus()),
+        LoadOptions::new().with_threads(2),
+    ] {
+        assert!(!options.loads_as(&other) && !other.loads_as(&options), "{other:?}");
+    }
+}

@@ -80,6 +80,45 @@ fn the_source_is_dropped_at_the_end_although_the_stream_lives() {
     assert!(script.dropped());
 }
 
+/// Notes when it is dropped, and whether the source was gone by then.
+struct Guard(Script, Arc<std::sync::Mutex<Vec<bool>>>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.1.lock().unwrap().push(self.0.dropped());
+    }
+}
+
+#[test]
+fn a_guard_is_dropped_once_after_the_source_at_the_end_or_with_the_stream() {
+    let drops = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let guarded = |script: &Script| {
+        TokenStream::new(script.source()).with_guard(Guard(script.clone(), Arc::clone(&drops)))
+    };
+    let script = Script::new([token(1), finished(FinishReason::Length)]);
+    let mut ended = guarded(&script);
+    assert_eq!(ended.next().unwrap().unwrap().id, 1);
+    assert!(drops.lock().unwrap().is_empty());
+    assert!(ended.next().is_none());
+    assert_eq!(*drops.lock().unwrap(), [true]);
+    drop(ended);
+    assert_eq!(*drops.lock().unwrap(), [true]);
+
+    let script = Script::new([token(1)]);
+    let mut dropped = guarded(&script);
+    dropped.start();
+    drop(dropped);
+    assert_eq!(*drops.lock().unwrap(), [true, true]);
+
+    // Nothing is left to guard.
+    let script = Script::new([finished(FinishReason::Length)]);
+    let mut ended = TokenStream::new(script.source());
+    assert!(ended.next().is_none());
+    let ended = ended.with_guard(Guard(script, Arc::clone(&drops)));
+    assert_eq!(drops.lock().unwrap().len(), 3);
+    drop(ended);
+}
+
 #[test]
 fn cancel_ends_it_and_finish_says_so() {
     let script = Script::new([token(1)]);

@@ -22,6 +22,20 @@ fn clones_of_a_cancel_token_share_its_flag() {
 }
 
 #[test]
+fn a_token_follows_any_of_several_and_leads_none() {
+    let parents = [CancelToken::new(), CancelToken::new()];
+    let child = CancelToken::any_of(parents.clone());
+    let grandchild = CancelToken::any_of([child.clone()]);
+    assert!(!grandchild.is_cancelled());
+    grandchild.cancel();
+    assert!(grandchild.is_cancelled() && !child.is_cancelled());
+    let other = CancelToken::any_of([child.clone()]);
+    parents[1].cancel();
+    assert!(child.is_cancelled() && other.is_cancelled() && !parents[0].is_cancelled());
+    assert!(!CancelToken::any_of([]).is_cancelled());
+}
+
+#[test]
 fn throughputs_count_what_was_computed() {
     let mut metrics = GenerateMetrics::default();
     assert_eq!(metrics.prefill_tokens_per_sec(), 0.0);

@@ -54,6 +54,7 @@ fn totals_add_up() {
     expected.prompt_tokens = 4;
     expected.generated_tokens = 6;
     expected.kv_blocks_total = 512;
+    expected.kv_bytes_total = 5120;
     expected.active_bytes = 1003;
     expected.peak_bytes = 1000 + 2 * 10 + 3;
     assert_eq!(metrics, expected);
