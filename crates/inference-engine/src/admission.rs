@@ -6,7 +6,7 @@ use inference_core::FinishReason;
 use inference_core::probe::{Phase, ProbeEvent};
 
 use crate::engine_thread::{CANCEL_POLL, Engine};
-use crate::scheduler::Rank;
+use crate::scheduler::{Rank, gathering};
 use crate::sequence::{Ending, Sequence};
 
 impl Engine {
@@ -28,6 +28,16 @@ impl Engine {
                 self.end_running(slot, Ending::Reason(reason));
             }
         }
+    }
+
+    /// How long to wait for more requests before any runs.
+    pub(crate) fn gathering(&self, now: Instant) -> Option<Duration> {
+        if self.options.max_wait.is_zero() || !self.running.is_empty() || self.draining {
+            return None;
+        }
+        let first = self.waiting.values().map(|submission| submission.submitted).min();
+        let full = self.options.max_batch.min(self.options.max_queue);
+        gathering(now, first, self.waiting.len(), full, self.options.max_wait)
     }
 
     /// Moves waiting requests into free slots, in the order of their rank.

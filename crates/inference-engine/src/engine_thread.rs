@@ -38,6 +38,8 @@ pub(crate) struct Engine {
     pub(crate) short_of_blocks: bool,
     /// The bytes that were last reported.
     pub(crate) reported_bytes: u64,
+    /// No more requests come.
+    pub(crate) draining: bool,
 }
 
 /// A failure after which the runner must not be used.
@@ -65,6 +67,7 @@ impl Engine {
             pool,
             short_of_blocks: false,
             reported_bytes: 0,
+            draining: false,
         };
         engine.update_meter(|_| ());
         engine
@@ -93,14 +96,19 @@ impl Engine {
     fn serve(&mut self) {
         loop {
             let mail = self.mailbox.collect();
-            let (closing, draining) = (mail.closing, mail.draining);
+            let closing = mail.closing;
+            self.draining = mail.draining;
             let inspections = self.take_in(mail);
             if closing {
                 self.end_all(&Ok(FinishReason::Cancelled));
                 return;
             }
             let mut outcome = self.inspect(inspections);
-            if outcome.is_ok() && draining && self.waiting.is_empty() && self.running.is_empty() {
+            if outcome.is_ok()
+                && self.draining
+                && self.waiting.is_empty()
+                && self.running.is_empty()
+            {
                 return;
             }
             outcome = outcome.and_then(|()| self.turn());
@@ -128,7 +136,13 @@ impl Engine {
     /// One round: whoever must end ends, whoever fits is admitted, and one
     /// step runs, or the thread sleeps.
     fn turn(&mut self) -> Result<(), Fatal> {
-        self.sweep(Instant::now());
+        let now = Instant::now();
+        self.sweep(now);
+        if let Some(company) = self.gathering(now) {
+            let patience = self.patience(now).map_or(company, |patience| patience.min(company));
+            self.mailbox.wait(Some(patience));
+            return Ok(());
+        }
         self.admit();
         let candidates: Vec<_> =
             self.running.iter().enumerate().map(|(slot, seq)| seq.candidate(slot)).collect();

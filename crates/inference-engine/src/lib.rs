@@ -50,8 +50,9 @@
 //!    request fails with `Exhausted`, while the items of a batch, or of
 //!    `classify`, wait outside. The items of a batch are submitted together.
 //! 3. **The engine thread** owns the runner. Each turn it ends what was
-//!    cancelled or is late, admits waiting requests into free slots (higher
-//!    priority first, then the earlier arrival; nobody overtakes), plans one
+//!    cancelled or is late, admits waiting requests into free slots (by
+//!    priority, for which waiting makes up at the rate of
+//!    [`aging`](EngineOptions::aging), then by arrival), plans one
 //!    step, calls [`ModelRunner::forward`] once, and hands out the logits. A
 //!    step has the next token of every running sequence and, within
 //!    [`step_token_budget`](EngineOptions::step_token_budget), chunks of
@@ -62,7 +63,9 @@
 //!    the reader hears of it.
 //!
 //! `classify`, prompt logits and `batch_generate` are sequences like all
-//! others; there is no second loop. With nothing to do the thread sleeps.
+//! others; there is no second loop. With nothing to do the thread sleeps; the
+//! first request after that starts at once, or when
+//! [`max_wait`](EngineOptions::max_wait) is over or as many have come as can run.
 //!
 //! # What it promises
 //!

@@ -20,6 +20,8 @@ pub(crate) struct Inspection {
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     max_queue: usize,
+    aging: Duration,
+    start: Instant,
     state: Mutex<State>,
     engine: Condvar,
 }
@@ -60,8 +62,8 @@ impl State {
         }
     }
 
-    fn accept(&mut self, mut submission: Submission) {
-        submission.enter_queue(self.arrivals, Instant::now());
+    fn accept(&mut self, mut submission: Submission, start: Instant, aging: Duration) {
+        submission.enter_queue(self.arrivals, start, aging);
         self.arrivals += 1;
         self.queued += 1;
         self.submissions.push(submission);
@@ -70,8 +72,9 @@ impl State {
 }
 
 impl Mailbox {
-    pub(crate) fn new(max_queue: usize) -> Self {
-        Self { max_queue, state: Mutex::default(), engine: Condvar::new() }
+    pub(crate) fn new(max_queue: usize, aging: Duration) -> Self {
+        let (start, state) = (Instant::now(), Mutex::default());
+        Self { max_queue, aging, start, state, engine: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -103,7 +106,7 @@ impl Mailbox {
                 available: self.max_queue as u64,
             });
         }
-        state.accept(submission);
+        state.accept(submission, self.start, self.aging);
         drop(state);
         self.engine.notify_one();
         Ok(())
@@ -124,7 +127,7 @@ impl Mailbox {
         state.check_open()?;
         while state.queued < self.max_queue {
             let Some(submission) = submissions.pop_front() else { break };
-            state.accept(submission);
+            state.accept(submission, self.start, self.aging);
         }
         let registered = state.waiting_for_room.last().is_some_and(|last| last.will_wake(waker));
         if !submissions.is_empty() && !registered {

@@ -61,7 +61,7 @@ impl EngineModel {
     ) -> Result<Arc<Self>> {
         options.validate()?;
         let requirements = Arc::new(Requirements::new(runner.spec().clone(), parts)?);
-        let mailbox = Arc::new(Mailbox::new(options.max_queue));
+        let mailbox = Arc::new(Mailbox::new(options.max_queue, options.aging));
         let meter = Arc::new(Meter::default());
         let inspects_attention = runner.inspects_attention();
         let channel_capacity = options.channel_capacity;
@@ -104,7 +104,8 @@ impl EngineModel {
             // The last token is never computed.
             positions: ids.len() + plan.max_tokens - 1,
             ids,
-            rank: Rank::new(plan.priority, 0),
+            priority: plan.priority,
+            rank: Rank::default(),
             deadline: plan.deadline,
             cancel: plan.cancel.clone(),
             submitted: Instant::now(),
@@ -119,7 +120,8 @@ impl EngineModel {
             id: self.request_id(),
             positions: ids.len(),
             ids,
-            rank: Rank::new(0, 0),
+            priority: 0,
+            rank: Rank::default(),
             deadline: None,
             cancel: None,
             submitted: Instant::now(),

@@ -27,8 +27,9 @@ pub struct EngineOptions {
     /// running sequences are held up less by a long prompt, and a step's
     /// activations take less memory. Default: 512.
     pub step_token_budget: usize,
-    /// How long an idle engine waits for more requests before it starts a batch
-    /// of fewer than `max_batch`. Longer: fuller batches and higher throughput
+    /// How long an idle engine waits, from the arrival of the first request, for
+    /// more before it starts a batch of fewer than `max_batch` (or `max_queue`
+    /// where that is less). Longer: fuller batches and higher throughput
     /// where requests come in bursts. Shorter: a lone request starts sooner.
     /// Default: 0.
     pub max_wait: Duration,

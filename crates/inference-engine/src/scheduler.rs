@@ -1,6 +1,6 @@
 //! What the next step computes. Pure planning: no runner, no clock, no lock.
 
-use std::cmp::Reverse;
+use std::time::{Duration, Instant};
 
 /// What the scheduler knows of a sequence in a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,22 +16,44 @@ pub(crate) struct Candidate {
     pub(crate) rank: Rank,
 }
 
-/// The order in which requests are served: higher priority first, then the
-/// earlier arrival.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// The order in which requests are served: by virtual arrival, which is the
+/// arrival less one [`aging`](crate::EngineOptions::aging) per level of
+/// priority, then by arrival.
+///
+/// The keys never change, so that a queue in their order needs no sorting
+/// again, and yet nobody starves: a request whose priority is `n` levels lower
+/// than another's is served first if it came more than `n` agings before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
-    priority: Reverse<i32>,
+    /// Nanoseconds since the engine started.
+    virtual_arrival: i128,
+    /// How many-th it was.
     arrival: u64,
 }
 
 impl Rank {
-    pub(crate) fn new(priority: i32, arrival: u64) -> Self {
-        Self { priority: Reverse(priority), arrival }
+    /// The rank of the request that came as `arrival`-th, `at` after the engine
+    /// started.
+    pub(crate) fn new(priority: i32, aging: Duration, at: Duration, arrival: u64) -> Self {
+        let nanos = |time: Duration| i128::try_from(time.as_nanos()).unwrap_or(i128::MAX);
+        let head_start = nanos(aging).saturating_mul(i128::from(priority));
+        Self { virtual_arrival: nanos(at).saturating_sub(head_start), arrival }
     }
+}
 
-    pub(crate) fn with_arrival(self, arrival: u64) -> Self {
-        Self { arrival, ..self }
-    }
+/// How long an engine in which nothing runs waits for company for the
+/// `waiting` requests that came, the first of them at `first`; `None` to start.
+/// `full` requests are as many as can come.
+pub(crate) fn gathering(
+    now: Instant,
+    first: Option<Instant>,
+    waiting: usize,
+    full: usize,
+    max_wait: Duration,
+) -> Option<Duration> {
+    let first = first.filter(|_| waiting < full)?;
+    let left = max_wait.saturating_sub(now.saturating_duration_since(first));
+    (!left.is_zero()).then_some(left)
 }
 
 /// One sequence's share of a step.
@@ -67,14 +89,22 @@ pub(crate) fn plan(candidates: &[Candidate], token_budget: usize) -> Vec<Share> 
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
+    const AGING: Duration = Duration::from_secs(5);
+
+    fn rank(priority: i32, slot: usize) -> Rank {
+        Rank::new(priority, AGING, Duration::ZERO, slot as u64)
+    }
+
     fn decode(slot: usize) -> Candidate {
-        Candidate { slot, pending: 1, prefill: false, rank: Rank::new(0, slot as u64) }
+        Candidate { slot, pending: 1, prefill: false, rank: rank(0, slot) }
     }
 
     fn prefill(slot: usize, pending: usize, priority: i32) -> Candidate {
-        Candidate { slot, pending, prefill: true, rank: Rank::new(priority, slot as u64) }
+        Candidate { slot, pending, prefill: true, rank: rank(priority, slot) }
     }
 
     #[test]
@@ -101,5 +131,77 @@ mod tests {
     #[test]
     fn nothing_to_do_is_an_empty_plan() {
         assert!(plan(&[], 8).is_empty());
+    }
+
+    #[test]
+    fn equal_priorities_are_served_in_order_of_arrival() {
+        let at = |millis, arrival| Rank::new(3, AGING, Duration::from_millis(millis), arrival);
+        assert!(at(1, 0) < at(1, 1), "the clock may stand still");
+        assert!(at(1, 1) < at(2, 2));
+    }
+
+    #[test]
+    fn waiting_makes_up_for_priority() {
+        let rank = |priority, secs| Rank::new(priority, AGING, Duration::from_secs(secs), secs);
+        assert!(rank(2, 9) < rank(0, 0));
+        assert!(rank(0, 0) < rank(2, 11));
+        assert!(rank(-1, 0) < rank(0, 6));
+        let longest = Rank::new(i32::MAX, Duration::MAX, Duration::MAX, 0);
+        assert!(longest < Rank::new(i32::MIN, Duration::MAX, Duration::ZERO, 1), "no overflow");
+    }
+
+    /// One server, a virtual clock, and urgent requests that come faster than
+    /// they can be served.
+    #[test]
+    fn urgent_requests_cannot_hold_up_another_beyond_the_bound() {
+        for (levels, aging_ms, every_ms, service_ms) in
+            [(1, 50, 2, 3), (4, 20, 1, 1), (7, 100, 3, 10), (1000, 1, 5, 5)]
+        {
+            let aging = Duration::from_millis(aging_ms);
+            let bound = aging_ms * levels as u64;
+            let mut queue = BTreeMap::new();
+            let (mut now, mut arrivals, mut served_before) = (0, 0_u64, 0);
+            let patient = Rank::new(0, aging, Duration::from_millis(every_ms), u64::MAX);
+            loop {
+                while arrivals * every_ms <= now {
+                    let at = Duration::from_millis(arrivals * every_ms);
+                    queue.insert(Rank::new(levels, aging, at, arrivals), arrivals * every_ms);
+                    if arrivals == 1 {
+                        queue.insert(patient, every_ms);
+                    }
+                    arrivals += 1;
+                }
+                let Some((rank, came)) = queue.pop_first() else {
+                    now = arrivals * every_ms;
+                    continue;
+                };
+                if rank == patient {
+                    break;
+                }
+                assert!(came <= every_ms + bound, "{came} was served although it came too late");
+                served_before += 1;
+                now += service_ms;
+                assert!(served_before < 100_000, "it starves");
+            }
+            // Only those that came within the bound can be served before.
+            assert!(served_before > 1, "priority counts for something");
+            assert!(served_before <= bound / every_ms + 2, "{served_before}");
+            if service_ms <= every_ms {
+                assert!(now <= every_ms + bound + service_ms, "waited until {now} ms");
+            }
+        }
+    }
+
+    #[test]
+    fn an_idle_engine_waits_for_company_until_it_is_late_or_full() {
+        let came = Instant::now();
+        let wait = Duration::from_millis(10);
+        let after = |millis| came + Duration::from_millis(millis);
+        let left = gathering(after(4), Some(came), 1, 3, wait);
+        assert_eq!(left, Some(Duration::from_millis(6)));
+        assert_eq!(gathering(after(10), Some(came), 1, 3, wait), None);
+        assert_eq!(gathering(after(4), Some(came), 3, 3, wait), None);
+        assert_eq!(gathering(after(4), None, 0, 3, wait), None);
+        assert_eq!(gathering(after(0), Some(came), 1, 3, Duration::ZERO), None);
     }
 }

@@ -1,6 +1,6 @@
 //! A request on its way to a slot.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use inference_core::probe::RequestId;
 use inference_core::{CancelToken, Completion, FinishReason, GenerateMetrics, Result, TokenId};
@@ -17,6 +17,8 @@ pub(crate) struct Submission {
     pub(crate) ids: Vec<TokenId>,
     /// The most positions whose keys and values it can ever need.
     pub(crate) positions: usize,
+    pub(crate) priority: i32,
+    /// Given as it enters the queue.
     pub(crate) rank: Rank,
     pub(crate) deadline: Option<Instant>,
     pub(crate) cancel: Option<CancelToken>,
@@ -57,10 +59,12 @@ pub(crate) trait RowConsumer: Send {
 }
 
 impl Submission {
-    /// Notes when, and as how many-th, it entered the queue.
-    pub(crate) fn enter_queue(&mut self, arrival: u64, now: Instant) {
-        self.rank = self.rank.with_arrival(arrival);
-        self.submitted = now;
+    /// Notes that it entered the queue as `arrival`-th, now, in an engine that
+    /// started at `start`.
+    pub(crate) fn enter_queue(&mut self, arrival: u64, start: Instant, aging: Duration) {
+        self.submitted = Instant::now();
+        let at = self.submitted.saturating_duration_since(start);
+        self.rank = Rank::new(self.priority, aging, at, arrival);
     }
 
     /// Why it must not run any more, if so.

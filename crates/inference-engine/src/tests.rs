@@ -9,6 +9,7 @@ mod failures;
 mod lifecycle;
 mod refusals;
 mod reporting;
+mod scheduling;
 mod stress;
 
 use std::sync::Arc;
