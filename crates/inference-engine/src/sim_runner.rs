@@ -6,7 +6,9 @@
 //! back from the blocks* that the step names. So a wrong block table, a block
 //! shared by two sequences, a wrong position or a lost token changes the
 //! logits, as it would with a real model, while the company of other sequences
-//! and the cutting of prompts into steps must not.
+//! and the cutting of prompts into steps must not. A step can have a
+//! [cost](StepCosts), and [go wrong](FaultRates); its positions then hold
+//! nothing of use.
 //!
 //! ```
 //! use inference_core::{GenerateOptions, ModelInfo, TextModel};
@@ -22,9 +24,11 @@
 //! # Ok::<(), inference_core::Error>(())
 //! ```
 
-use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+mod control;
+mod costs;
+mod faults;
+
+use std::collections::BTreeSet;
 
 use inference_core::{AttentionSnapshot, Error, LayerAttention, Result, TokenId};
 
@@ -32,7 +36,13 @@ use crate::runner::{
     BlockId, KvBlocks, MemoryUsage, ModelRunner, RunnerSpec, StepBatch, StepSequence,
 };
 
-/// Sizes of a simulated model.
+pub use control::SimControl;
+pub use costs::{SimClock, StepCosts};
+pub use faults::{FaultRates, InjectedFault, SimFault};
+
+use control::{Orders, Script};
+
+/// Sizes and costs of a simulated model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SimSpec {
@@ -53,6 +63,10 @@ pub struct SimSpec {
     /// rotary embeddings that depend on the length of the prompt: the sharing
     /// class is 1 for them and 0 for others.
     pub long_prompt: usize,
+    /// What a step costs.
+    pub costs: StepCosts,
+    /// Whether the costs are waited for.
+    pub clock: SimClock,
 }
 
 impl Default for SimSpec {
@@ -65,6 +79,8 @@ impl Default for SimSpec {
             inspects_attention: false,
             shares_blocks: true,
             long_prompt: usize::MAX,
+            costs: StepCosts::default(),
+            clock: SimClock::Virtual,
         }
     }
 }
@@ -92,6 +108,14 @@ impl SimSpec {
         self
     }
 
+    /// Sets what a step costs, and whether the costs are waited for.
+    #[must_use]
+    pub fn with_costs(mut self, costs: StepCosts, clock: SimClock) -> Self {
+        self.costs = costs;
+        self.clock = clock;
+        self
+    }
+
     /// Sets whether attention can be inspected.
     #[must_use]
     pub fn with_attention(mut self, inspects: bool) -> Self {
@@ -111,138 +135,6 @@ impl SimSpec {
     pub fn with_long_prompt(mut self, tokens: usize) -> Self {
         self.long_prompt = tokens;
         self
-    }
-}
-
-/// What goes wrong in a forward pass.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum SimFault {
-    /// It fails, and the runner can go on or not.
-    Error {
-        /// Whether the runner can go on.
-        survives: bool,
-    },
-    /// It panics.
-    Panic,
-    /// The logits of every row that belongs to a prompt beginning with this
-    /// token are NaN.
-    Nan(TokenId),
-    /// It returns one logit too few.
-    Short,
-}
-
-/// The one row that a prompt's history leads to, by hand.
-type Script = Arc<dyn Fn(&[TokenId]) -> Option<TokenId> + Send + Sync>;
-
-#[derive(Default)]
-struct Control {
-    batches: Vec<StepBatch>,
-    faults: HashMap<usize, SimFault>,
-    delay: Duration,
-    /// Forward passes that may still run; `None` is without limit.
-    permits: Option<usize>,
-    script: Option<Script>,
-    dropped: bool,
-}
-
-/// Steers a [`SimRunner`] and sees what it was given.
-#[derive(Clone, Default)]
-pub struct SimControl {
-    control: Arc<(Mutex<Control>, Condvar)>,
-}
-
-impl std::fmt::Debug for SimControl {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SimControl").field("batches", &self.lock().batches.len()).finish()
-    }
-}
-
-impl SimControl {
-    fn lock(&self) -> MutexGuard<'_, Control> {
-        self.control.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Every batch so far.
-    #[must_use]
-    pub fn batches(&self) -> Vec<StepBatch> {
-        self.lock().batches.clone()
-    }
-
-    /// Makes forward pass `index` (from 0) go wrong.
-    pub fn fail_at(&self, index: usize, fault: SimFault) {
-        self.lock().faults.insert(index, fault);
-    }
-
-    /// Makes every forward pass take at least so long.
-    pub fn set_delay(&self, delay: Duration) {
-        self.lock().delay = delay;
-    }
-
-    /// Chooses the next token by the history, where `script` returns one:
-    /// that token then has by far the largest logit.
-    pub fn set_script(
-        &self,
-        script: impl Fn(&[TokenId]) -> Option<TokenId> + Send + Sync + 'static,
-    ) {
-        self.lock().script = Some(Arc::new(script));
-    }
-
-    /// Holds every forward pass until [`allow`](Self::allow) lets it run.
-    pub fn hold(&self) {
-        self.lock().permits = Some(0);
-    }
-
-    /// Lets `passes` more forward passes run.
-    pub fn allow(&self, passes: usize) {
-        let mut control = self.lock();
-        control.permits = control.permits.map(|permits| permits + passes);
-        drop(control);
-        self.control.1.notify_all();
-    }
-
-    /// Lets every forward pass run.
-    pub fn release(&self) {
-        self.lock().permits = None;
-        self.control.1.notify_all();
-    }
-
-    /// Waits until `passes` forward passes have begun; `false` if they have
-    /// not after ten seconds.
-    #[must_use]
-    pub fn wait_for(&self, passes: usize) -> bool {
-        let mut control = self.lock();
-        for _ in 0..100 {
-            if control.batches.len() >= passes {
-                return true;
-            }
-            let waited = self.control.1.wait_timeout(control, Duration::from_millis(100));
-            control = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        control.batches.len() >= passes
-    }
-
-    /// Whether the runner was dropped, and its memory with it.
-    #[must_use]
-    pub fn is_dropped(&self) -> bool {
-        self.lock().dropped
-    }
-
-    /// Notes a batch, waits for its permit, and returns its fault.
-    fn begin(&self, batch: &StepBatch) -> (Option<SimFault>, Option<Script>) {
-        let mut control = self.lock();
-        let index = control.batches.len();
-        control.batches.push(batch.clone());
-        self.control.1.notify_all();
-        while control.permits == Some(0) {
-            control = self.control.1.wait(control).unwrap_or_else(PoisonError::into_inner);
-        }
-        control.permits = control.permits.map(|permits| permits - 1);
-        let (fault, script) = (control.faults.remove(&index), control.script.clone());
-        let delay = control.delay;
-        drop(control);
-        std::thread::sleep(delay);
-        (fault, script)
     }
 }
 
@@ -303,7 +195,7 @@ impl SimRunner {
     #[must_use]
     pub fn new(spec: SimSpec) -> (Self, SimControl) {
         let SimSpec { vocab_size, context_len, block_size, num_blocks, .. } = spec;
-        let control = SimControl::default();
+        let control = SimControl::new(spec.costs, spec.clock);
         let runner = Self {
             spec: RunnerSpec::new(vocab_size, context_len, block_size, num_blocks),
             inspects_attention: spec.inspects_attention,
@@ -347,39 +239,54 @@ impl SimRunner {
         if slot < self.slots.len() { Ok(slot) } else { Err(missing()) }
     }
 
+    /// Puts what `keep` makes of each token of a step into its block.
+    fn write(&mut self, batch: &StepBatch, keep: impl Fn(Held) -> Option<Held>) -> Result<()> {
+        for sequence in &batch.sequences {
+            let class = self.sharing_class(sequence.prompt_len);
+            for offset in 0..sequence.len {
+                let position = sequence.position + offset;
+                let slot = self.slot(sequence, position)?;
+                let token = batch.tokens[sequence.start + offset];
+                self.slots[slot] = keep(Held { position, token, class });
+            }
+        }
+        Ok(())
+    }
+
     /// What the blocks of a sequence hold up to and including `position`.
     fn read(&self, sequence: &StepSequence, position: usize) -> Result<Vec<Option<Held>>> {
         (0..=position).map(|at| Ok(self.slots[self.slot(sequence, at)?])).collect()
     }
 
-    fn row(
-        &self,
-        sequence: &StepSequence,
-        position: usize,
-        script: Option<&Script>,
-        fault: Option<&SimFault>,
-    ) -> Result<Vec<f32>> {
-        let held = self.read(sequence, position)?;
-        let first = held.first().copied().flatten().map(|held| held.token);
-        if let Some(SimFault::Nan(token)) = fault
-            && first == Some(*token)
-        {
-            return Ok(vec![f32::NAN; self.spec.vocab_size]);
-        }
+    /// The logits after what the blocks hold.
+    fn row(&self, held: &[Option<Held>], script: Option<&Script>) -> Vec<f32> {
         let mut row = logits(self.spec.vocab_size, history_hash(held.iter().copied()));
+        let Some(script) = script else { return row };
         let history: Vec<TokenId> = held.iter().flatten().map(|held| held.token).collect();
-        if let Some(next) = script.and_then(|script| script(&history))
+        if let Some(next) = script(&history)
             && let Some(logit) = row.get_mut(next as usize)
         {
             *logit = 1000.0;
         }
-        Ok(row)
+        row
+    }
+}
+
+/// Whether `fault` makes NaN of the row after `held`, which belongs to sequence
+/// `index` of `count`.
+fn spoils(fault: Option<&SimFault>, index: usize, count: usize, held: &[Option<Held>]) -> bool {
+    match fault {
+        Some(SimFault::Nan(token)) => {
+            held.first().copied().flatten().is_some_and(|first| first.token == *token)
+        }
+        Some(SimFault::NanSequence(n)) => n % count == index,
+        _ => false,
     }
 }
 
 impl Drop for SimRunner {
     fn drop(&mut self) {
-        self.control.lock().dropped = true;
+        self.control.note_drop();
     }
 }
 
@@ -390,35 +297,51 @@ impl ModelRunner for SimRunner {
 
     #[expect(clippy::panic, reason = "one of the faults that a test asks for")]
     fn forward(&mut self, batch: &StepBatch) -> Result<Vec<f32>> {
-        let (fault, script) = self.control.begin(batch);
+        let Orders { step, fault, script } = self.control.begin(batch);
+        let everybody = batch.sequences.len();
         match &fault {
             Some(SimFault::Error { survives }) => {
+                // What the step would have written is of no use.
+                self.write(batch, |_| None)?;
                 self.survives = *survives;
+                self.control.note_fault(step, SimFault::Error { survives: *survives }, everybody);
                 return Err(Error::engine_message("simulated failure"));
             }
-            Some(SimFault::Panic) => panic!("simulated panic"),
+            Some(SimFault::Panic) => {
+                self.control.note_fault(step, SimFault::Panic, everybody);
+                panic!("simulated panic");
+            }
             _ => {}
         }
         self.largest_step = self.largest_step.max(batch.tokens.len());
-        for sequence in &batch.sequences {
-            let class = self.sharing_class(sequence.prompt_len);
-            for offset in 0..sequence.len {
-                let position = sequence.position + offset;
-                let slot = self.slot(sequence, position)?;
-                let token = batch.tokens[sequence.start + offset];
-                self.slots[slot] = Some(Held { position, token, class });
+        self.write(batch, Some)?;
+        let vocab_size = self.spec.vocab_size;
+        let mut values = Vec::with_capacity(batch.logit_rows.len() * vocab_size);
+        let mut spoilt = BTreeSet::new();
+        for &row in &batch.logit_rows {
+            let unowned = || Error::engine_message(format!("row {row} belongs to no sequence"));
+            let behind = batch.sequences.partition_point(|s| s.start <= row);
+            let index = behind.checked_sub(1).ok_or_else(unowned)?;
+            let sequence = &batch.sequences[index];
+            if row >= sequence.start + sequence.len {
+                return Err(unowned());
+            }
+            let history = self.read(sequence, sequence.position + row - sequence.start)?;
+            if spoils(fault.as_ref(), index, everybody, &history) {
+                spoilt.insert(index);
+                values.resize(values.len() + vocab_size, f32::NAN);
+            } else {
+                values.extend(self.row(&history, script.as_ref()));
             }
         }
-        let mut values = Vec::with_capacity(batch.logit_rows.len() * self.spec.vocab_size);
-        for &row in &batch.logit_rows {
-            let owner = batch.sequences.iter().find(|s| (s.start..s.start + s.len).contains(&row));
-            let unowned = || Error::engine_message(format!("row {row} belongs to no sequence"));
-            let sequence = owner.ok_or_else(unowned)?;
-            let position = sequence.position + row - sequence.start;
-            values.extend(self.row(sequence, position, script.as_ref(), fault.as_ref())?);
-        }
-        if matches!(fault, Some(SimFault::Short)) {
-            values.pop();
+        match fault {
+            Some(SimFault::Short) => {
+                self.survives = false;
+                let victims = values.pop().map_or(0, |_| everybody);
+                self.control.note_fault(step, SimFault::Short, victims);
+            }
+            Some(fault) => self.control.note_fault(step, fault, spoilt.len()),
+            None => {}
         }
         Ok(values)
     }
@@ -505,3 +428,6 @@ fn logits(vocab_size: usize, hash: u64) -> Vec<f32> {
     let unit = |bits: u64| (bits >> 40) as f32 / (1 << 24) as f32;
     (0..vocab_size as u64).map(|token| unit(mix(hash ^ mix(token))) * 16.0 - 8.0).collect()
 }
+
+#[cfg(test)]
+mod tests;
