@@ -72,6 +72,20 @@ impl Rope {
         }
     }
 
+    /// Whether prompts of this length are beyond the trained context, where
+    /// that decides on the frequencies, and by what.
+    pub(crate) fn stretch(&self, prompt_len: usize) -> Stretch {
+        match self.spec.scaling {
+            RopeScaling::Dynamic { original_context, .. } if prompt_len > original_context => {
+                Stretch::Length
+            }
+            RopeScaling::LongRope { original_context, .. } if prompt_len > original_context => {
+                Stretch::Long
+            }
+            _ => Stretch::None,
+        }
+    }
+
     /// The angles of a step's tokens.
     ///
     /// # Errors
@@ -98,6 +112,29 @@ impl Rope {
         };
         Ok(RopeAngles { cos: tensor(cos)?, sin: tensor(sin)? })
     }
+}
+
+/// How the length of a prompt decides on frequencies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stretch {
+    /// Not at all.
+    None,
+    /// There is one other set, for all long prompts.
+    Long,
+    /// Every length has its own.
+    Length,
+}
+
+/// The same number for two lengths of prompts if, and only if, all of `ropes`
+/// have the same frequencies for both: 0 where no length matters.
+pub(crate) fn sharing_class(ropes: &[Rope], prompt_len: usize) -> u64 {
+    let stretched = |kind| ropes.iter().filter(|r| r.stretch(prompt_len) == kind).count() as u64;
+    if stretched(Stretch::Length) > 0 {
+        // Beyond any count of embeddings.
+        return (1 << 32) + prompt_len as u64;
+    }
+    // Prompts that are long for as many are long for the same ones.
+    stretched(Stretch::Long)
 }
 
 /// The inverse frequencies of a context of `context` tokens, `[dim / 2]`.
@@ -157,6 +194,44 @@ fn inverse_frequencies(spec: &RopeSpec, context: usize) -> Vec<f32> {
         RopeScaling::LongRope { short, long, original_context, .. } => {
             let factors = if context > *original_context { long } else { short };
             plain(spec.theta).zip(factors).map(|(f, factor)| round(f / factor)).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rope(scaling: RopeScaling) -> Rope {
+        Rope::new(RopeSpec { theta: 1e4, dim: 8, scaling })
+    }
+
+    fn long(original_context: usize) -> RopeScaling {
+        RopeScaling::LongRope {
+            short: vec![1.0; 4],
+            long: vec![4.0; 4],
+            attention_factor: 1.0,
+            original_context,
+        }
+    }
+
+    #[test]
+    fn classes_are_equal_where_all_frequencies_are() {
+        let dynamic = |original_context| RopeScaling::Dynamic { factor: 2.0, original_context };
+        let models = [
+            vec![rope(RopeScaling::None), rope(RopeScaling::Linear { factor: 4.0 })],
+            vec![rope(long(8))],
+            vec![rope(long(8)), rope(RopeScaling::None), rope(long(12))],
+            vec![rope(dynamic(10))],
+            vec![rope(long(5)), rope(dynamic(9))],
+        ];
+        for ropes in models {
+            let frequencies = |len| ropes.iter().map(|r| r.frequencies(len)).collect::<Vec<_>>();
+            for (a, b) in (1..20).flat_map(|a| (1..20).map(move |b| (a, b))) {
+                let same = sharing_class(&ropes, a) == sharing_class(&ropes, b);
+                assert_eq!(same, frequencies(a) == frequencies(b), "{a} and {b} of {ropes:?}");
+            }
+            assert_eq!(sharing_class(&ropes, 1), 0);
         }
     }
 }

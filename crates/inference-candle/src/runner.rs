@@ -1,9 +1,10 @@
 //! The engine's runner over a decoder.
 
 use inference_core::{AttentionSnapshot, Error, ErrorKind, Result, TokenId};
-use inference_engine::{MemoryUsage, ModelRunner, RunnerSpec, StepBatch};
+use inference_engine::{BlockId, KvBlocks, MemoryUsage, ModelRunner, RunnerSpec, StepBatch};
 
 use crate::inspect::inspect_attention;
+use crate::rope::sharing_class;
 use crate::{BatchView, Decoder, KvCache, MlpSpec};
 
 /// A decoder with its KV pool, as the engine runs it.
@@ -101,6 +102,10 @@ impl ModelRunner for CandleRunner {
         error.kind() == ErrorKind::InvalidInput
     }
 
+    fn kv_blocks(&mut self) -> Option<&mut dyn KvBlocks> {
+        Some(self)
+    }
+
     fn memory(&self) -> MemoryUsage {
         self.memory
     }
@@ -115,5 +120,32 @@ impl ModelRunner for CandleRunner {
             return Err(Error::invalid_input("prompt", expected, ids.len().to_string()));
         }
         inspect_attention(&self.decoder, ids)
+    }
+}
+
+impl KvBlocks for CandleRunner {
+    fn format(&self) -> String {
+        let dtype = self.cache.layout().dtype.as_str();
+        if cfg!(target_endian = "big") { format!("{dtype}_be") } else { dtype.to_owned() }
+    }
+
+    fn position_bytes(&self) -> u64 {
+        self.cache.layout().position_bytes()
+    }
+
+    fn sharing_class(&self, prompt_len: usize) -> u64 {
+        sharing_class(self.decoder.ropes(), prompt_len)
+    }
+
+    fn copy_block(&mut self, from: BlockId, to: BlockId, len: usize) -> Result<()> {
+        self.cache.copy_block(from, to, len)
+    }
+
+    fn read_block(&mut self, block: BlockId, len: usize) -> Result<Vec<u8>> {
+        self.cache.read_block(block, len)
+    }
+
+    fn write_block(&mut self, block: BlockId, len: usize, bytes: &[u8]) -> Result<()> {
+        self.cache.write_block(block, len, bytes)
     }
 }

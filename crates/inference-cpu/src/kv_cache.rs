@@ -3,10 +3,12 @@
 use std::alloc::{Layout, alloc_zeroed};
 use std::any::Any;
 use std::fmt;
+use std::ops::Range;
 
 use half::{bf16, f16};
 use inference_candle::{KvCache, KvLayout};
 use inference_core::{Error, KvDtype, Result};
+use inference_engine::BlockId;
 
 use crate::kernels::Element;
 
@@ -64,6 +66,55 @@ impl<T: Element> Pool<T> {
     }
 }
 
+impl<T: Element> Pool<T> {
+    /// The elements of `len` positions of a block, in the order of the format
+    /// outside of the pool: runs of one head at one position.
+    fn runs(
+        layout: &KvLayout,
+        block: usize,
+        len: usize,
+    ) -> impl Iterator<Item = (bool, Range<usize>)> {
+        let &KvLayout { num_layers, num_kv_heads, head_dim, .. } = layout;
+        (0..len).flat_map(move |slot| {
+            (0..num_layers).flat_map(move |layer| {
+                let first = move |head| LayerBlocks { layout, layer }.head(block, head);
+                [true, false].into_iter().flat_map(move |keys| {
+                    (0..num_kv_heads).map(move |head| {
+                        let start = first(head) + slot * head_dim;
+                        (keys, start..start + head_dim)
+                    })
+                })
+            })
+        })
+    }
+
+    fn read(&self, layout: &KvLayout, block: usize, len: usize) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        for (keys, range) in Self::runs(layout, block, len) {
+            let pool = if keys { &self.keys } else { &self.values };
+            let run = pool.get(range).ok_or_else(outside)?;
+            bytes.extend_from_slice(bytemuck::cast_slice(run));
+        }
+        Ok(bytes)
+    }
+
+    fn write(&mut self, layout: &KvLayout, block: usize, len: usize, bytes: &[u8]) -> Result<()> {
+        let mut rest = bytes;
+        for (keys, range) in Self::runs(layout, block, len) {
+            let pool = if keys { &mut self.keys } else { &mut self.values };
+            let run: &mut [u8] = bytemuck::cast_slice_mut(pool.get_mut(range).ok_or_else(outside)?);
+            let (new, after) = rest.split_at_checked(run.len()).ok_or_else(outside)?;
+            run.copy_from_slice(new);
+            rest = after;
+        }
+        Ok(())
+    }
+}
+
+fn outside() -> Error {
+    Error::engine_message("keys and values outside of the KV pool")
+}
+
 /// Where in a pool one layer's blocks lie.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LayerBlocks<'a> {
@@ -82,6 +133,29 @@ impl LayerBlocks<'_> {
 impl KvCache for CpuKvCache {
     fn layout(&self) -> &KvLayout {
         &self.layout
+    }
+
+    fn copy_block(&mut self, from: BlockId, to: BlockId, len: usize) -> Result<()> {
+        let bytes = self.read_block(from, len)?;
+        self.write_block(to, len, &bytes)
+    }
+
+    fn read_block(&self, block: BlockId, len: usize) -> Result<Vec<u8>> {
+        self.layout.check_block(block, len)?;
+        match &self.pools {
+            Pools::F32(pool) => pool.read(&self.layout, block as usize, len),
+            Pools::F16(pool) => pool.read(&self.layout, block as usize, len),
+            Pools::Bf16(pool) => pool.read(&self.layout, block as usize, len),
+        }
+    }
+
+    fn write_block(&mut self, block: BlockId, len: usize, bytes: &[u8]) -> Result<()> {
+        self.layout.check_write(block, len, bytes)?;
+        match &mut self.pools {
+            Pools::F32(pool) => pool.write(&self.layout, block as usize, len, bytes),
+            Pools::F16(pool) => pool.write(&self.layout, block as usize, len, bytes),
+            Pools::Bf16(pool) => pool.write(&self.layout, block as usize, len, bytes),
+        }
     }
 
     fn as_any_mut(&mut self) -> &mut dyn Any {

@@ -133,8 +133,12 @@ pub trait ModelRunner: Send {
 /// The KV pool of a runner, as prefix cache and snapshots use it.
 pub trait KvBlocks {
     /// The format of a block's bytes, for example `f16`; snapshots of another
-    /// format cannot be written back.
+    /// format cannot be written back. The bytes are those of one position after
+    /// the other, so they do not depend on the number of tokens in a block.
     fn format(&self) -> String;
+
+    /// Bytes of one position, all layers; the same for all positions.
+    fn position_bytes(&self) -> u64;
 
     /// Two sequences may share the keys and values of a common prefix if this
     /// is the same for the lengths of both prompts. Depends on `prompt_len`

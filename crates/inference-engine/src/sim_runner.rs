@@ -376,6 +376,10 @@ impl KvBlocks for SimRunner {
         "sim".into()
     }
 
+    fn position_bytes(&self) -> u64 {
+        HELD_BYTES as u64
+    }
+
     fn sharing_class(&self, prompt_len: usize) -> u64 {
         u64::from(prompt_len > self.long_prompt)
     }

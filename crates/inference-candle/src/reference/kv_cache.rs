@@ -3,8 +3,9 @@
 use std::any::Any;
 
 use candle_core::{DType, Device, Result as CandleResult, Tensor};
+use half::{bf16, f16};
 use inference_core::{Error, KvDtype, Result};
-use inference_engine::StepSequence;
+use inference_engine::{BlockId, StepSequence};
 
 use super::context;
 use crate::{KvCache, KvLayout};
@@ -112,6 +113,10 @@ impl ReferenceKvCache {
         gather().map_err(context("gathering KV"))
     }
 
+    fn first_slot(&self, block: BlockId) -> usize {
+        block as usize * self.layout.block_size
+    }
+
     fn layer(&self, layer: usize) -> Result<&(Tensor, Tensor)> {
         let message = || format!("KV layer {layer} of {}", self.layers.len());
         self.layers.get(layer).ok_or_else(|| Error::engine_message(message()))
@@ -135,7 +140,86 @@ impl KvCache for ReferenceKvCache {
         &self.layout
     }
 
+    fn copy_block(&mut self, from: BlockId, to: BlockId, len: usize) -> Result<()> {
+        self.layout.check_block(from, len)?;
+        self.layout.check_block(to, len)?;
+        if len == 0 || from == to {
+            return Ok(());
+        }
+        let (from, to) = (self.first_slot(from), self.first_slot(to));
+        for pool in self.layers.iter().flat_map(|(keys, values)| [keys, values]) {
+            // A tensor cannot be set from a view of itself.
+            pool.narrow(0, from, len)
+                .and_then(|positions| pool.slice_set(&positions.copy()?, 0, to))
+                .map_err(context("copying KV"))?;
+        }
+        Ok(())
+    }
+
+    fn read_block(&self, block: BlockId, len: usize) -> Result<Vec<u8>> {
+        self.layout.check_block(block, len)?;
+        let first = self.first_slot(block);
+        let read = |pool: &Tensor| to_bytes(&pool.narrow(0, first, len)?);
+        let pools = self.layers.iter().flat_map(|(keys, values)| [keys, values]);
+        let pools: Vec<Vec<u8>> =
+            pools.map(read).collect::<CandleResult<_>>().map_err(context("reading KV"))?;
+        // From one pool after the other to one position after the other.
+        let mut bytes = Vec::with_capacity(pools.iter().map(Vec::len).sum());
+        for position in 0..len {
+            for pool in &pools {
+                let size = pool.len() / len;
+                bytes.extend_from_slice(&pool[position * size..(position + 1) * size]);
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn write_block(&mut self, block: BlockId, len: usize, bytes: &[u8]) -> Result<()> {
+        self.layout.check_write(block, len, bytes)?;
+        let first = self.first_slot(block);
+        let size =
+            usize::try_from(self.layout.head_bytes()).unwrap_or(0) * self.layout.num_kv_heads;
+        let pools = self.layers.iter().flat_map(|(keys, values)| [keys, values]);
+        if len == 0 || size == 0 {
+            return Ok(());
+        }
+        let positions = bytes.chunks_exact(bytes.len() / len);
+        for (index, pool) in pools.enumerate() {
+            let own: Vec<u8> = positions
+                .clone()
+                .flat_map(|position| &position[index * size..(index + 1) * size])
+                .copied()
+                .collect();
+            let shape = [len, self.layout.num_kv_heads, self.layout.head_dim];
+            from_bytes(&own, pool.dtype(), &shape, pool.device())
+                .and_then(|new| pool.slice_set(&new, 0, first))
+                .map_err(context("writing KV"))?;
+        }
+        Ok(())
+    }
+
     fn as_any_mut(&mut self) -> &mut dyn Any {
         self
     }
+}
+
+/// The elements of a tensor of a stored type, in the byte order of the host.
+fn to_bytes(tensor: &Tensor) -> CandleResult<Vec<u8>> {
+    let tensor = tensor.flatten_all()?;
+    Ok(match tensor.dtype() {
+        DType::F32 => tensor.to_vec1::<f32>()?.iter().flat_map(|v| v.to_ne_bytes()).collect(),
+        DType::F16 => tensor.to_vec1::<f16>()?.iter().flat_map(|v| v.to_ne_bytes()).collect(),
+        DType::BF16 => tensor.to_vec1::<bf16>()?.iter().flat_map(|v| v.to_ne_bytes()).collect(),
+        other => candle_core::bail!("keys and values of type {other:?}"),
+    })
+}
+
+/// The inverse of [`to_bytes`].
+fn from_bytes(
+    bytes: &[u8],
+    dtype: DType,
+    shape: &[usize],
+    device: &Device,
+) -> CandleResult<Tensor> {
+    Tensor::from_raw_buffer(bytes, dtype, shape, device)
 }
