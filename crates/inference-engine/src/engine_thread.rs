@@ -145,7 +145,7 @@ impl Engine {
         }
         self.admit();
         let candidates: Vec<_> =
-            self.running.iter().enumerate().map(|(slot, seq)| seq.candidate(slot)).collect();
+            self.running.iter_mut().enumerate().map(|(slot, seq)| seq.candidate(slot)).collect();
         let shares = plan(&candidates, self.options.step_token_budget);
         if shares.is_empty() {
             self.mailbox.wait(self.patience(Instant::now()));

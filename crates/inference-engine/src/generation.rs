@@ -10,6 +10,7 @@ use inference_core::{
 use inference_text::{StreamDecoder, Tokenizer};
 
 use crate::channel::TokenSender;
+use crate::prompt_lookup::PromptLookup;
 use crate::request::GeneratePlan;
 use crate::sampler::{Draw, Position, Sampler};
 use crate::sequence::Ending;
@@ -31,10 +32,17 @@ pub(crate) struct Generation {
     sender: TokenSender,
     /// The token that waits for its text to settle.
     held: Option<Token>,
-    /// Tokens that the reader had no room for; at most two.
+    /// Tokens that the reader had no room for; at most two, and those that were
+    /// drafted.
     outbox: VecDeque<Token>,
     parked_since: Option<Instant>,
     generated: usize,
+    lookup: Option<PromptLookup>,
+    /// What the next tokens probably are.
+    drafts: Vec<TokenId>,
+    /// Drafted tokens that were verified, and those of them that were right.
+    drafted: usize,
+    accepted: usize,
     first_token: Option<Instant>,
     last_token: Option<Instant>,
 }
@@ -50,8 +58,13 @@ impl Generation {
             tokenizer.as_ref().map(|tokenizer| tokenizer.stream_decoder(true));
         let output = TextOutput::new(decoder, std::mem::take(&mut plan.stop_strings));
         let sampler = Sampler::new(plan.sampling.clone(), prompt, plan.seed);
+        let lookup = (plan.prompt_lookup > 0).then(|| PromptLookup::new(plan.prompt_lookup));
         Self {
             plan,
+            lookup,
+            drafts: Vec::new(),
+            drafted: 0,
+            accepted: 0,
             sampler,
             output,
             tokenizer,
@@ -81,6 +94,40 @@ impl Generation {
 
     pub(crate) fn parked_since(&self) -> Option<Instant> {
         self.parked_since
+    }
+
+    /// Looks for drafts of what follows `ids`, where all of them but the last
+    /// are `decoded`, and says how many there are.
+    pub(crate) fn draft(&mut self, ids: &[TokenId], decoded: bool) -> usize {
+        let Some(lookup) = &mut self.lookup else { return 0 };
+        self.drafts.clear();
+        if decoded {
+            // One token comes without a draft.
+            let room = self.plan.max_tokens.saturating_sub(self.generated + 1);
+            self.drafts = lookup.draft(ids, room);
+        } else {
+            lookup.index(ids);
+        }
+        self.drafts.len()
+    }
+
+    /// The drafts found last.
+    pub(crate) fn drafts(&self) -> &[TokenId] {
+        &self.drafts
+    }
+
+    /// Notes that `accepted` of the first `drafted` drafts were right.
+    pub(crate) fn learn(&mut self, drafted: usize, accepted: usize) {
+        if let Some(lookup) = &mut self.lookup {
+            lookup.learn(drafted, accepted);
+        }
+        self.drafted += drafted;
+        self.accepted += accepted;
+    }
+
+    /// When its last token was generated.
+    pub(crate) fn last_token(&self) -> Option<Instant> {
+        self.last_token
     }
 
     /// Samples the next token from the logits after the last of `ids`, and
@@ -176,6 +223,8 @@ impl Generation {
         ended: Instant,
     ) {
         metrics.generated_tokens = self.generated;
+        metrics.draft_tokens = self.drafted;
+        metrics.accepted_draft_tokens = self.accepted;
         metrics.ttft = self.first_token.map(|first| first.duration_since(submitted));
         metrics.prefill_time = self.first_token.unwrap_or(ended).duration_since(started);
         metrics.decode_time = match (self.first_token, self.last_token) {

@@ -67,6 +67,26 @@
 //! first request after that starts at once, or when
 //! [`max_wait`](EngineOptions::max_wait) is over or as many have come as can run.
 //!
+//! # Speculative decoding
+//!
+//! With [`prompt_lookup`](inference_core::GenerateOptions::prompt_lookup) a
+//! sequence that decodes brings, besides its next token, a draft of those after
+//! it: what followed when the text last had its last four, three or two tokens.
+//! One pass computes the logits of all of them. Each position is then sampled
+//! as always, and the next one counts if the draft had named that token; so the
+//! tokens are *the same* as without drafts, for greedy decoding and for every
+//! way of sampling, penalties, biases and stop strings included. (That is more
+//! than the same distribution. A draft is accepted with the probability that
+//! the sampler gives to it, as in speculative sampling by accepting and
+//! rejecting, where the draft is certain.)
+//!
+//! Drafts double after full success, shrink to one more than was right, and
+//! pause for up to four steps when nothing was. They get what the step's token
+//! budget leaves after all tokens and prompts that wait, so they delay others
+//! by no more than a prompt may. Worth it where texts repeat their prompt or
+//! themselves (editing, quoting, code, extraction); elsewhere they cost a
+//! little. The runner must have [`KvBlocks`], otherwise the option is refused.
+//!
 //! # What it promises
 //!
 //! - **The same tokens, whatever else runs.** A request's tokens depend on its
@@ -134,6 +154,7 @@ mod meter;
 mod model;
 mod options;
 mod parts;
+mod prompt_lookup;
 mod request;
 mod rng;
 mod runner;

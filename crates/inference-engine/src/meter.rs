@@ -1,6 +1,7 @@
 //! Totals of an engine, shared with whoever asks.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use inference_core::ModelMetrics;
 
@@ -19,5 +20,31 @@ impl Meter {
 
     pub(crate) fn read(&self) -> ModelMetrics {
         self.lock().clone()
+    }
+}
+
+/// What the rows of one step became.
+#[derive(Debug, Default)]
+pub(crate) struct StepTally {
+    /// Tokens generated.
+    pub(crate) generated: u64,
+    /// Drafted tokens that were verified.
+    pub(crate) drafted: u64,
+    /// Those of them that were right.
+    pub(crate) accepted: u64,
+    /// Times to first token.
+    pub(crate) ttft: Vec<Duration>,
+    /// Times from one token to the next; zero for those that came in one step.
+    pub(crate) itl: Vec<Duration>,
+}
+
+impl StepTally {
+    /// Adds it to the totals.
+    pub(crate) fn add_to(&self, metrics: &mut ModelMetrics) {
+        metrics.generated_tokens += self.generated;
+        metrics.draft_tokens += self.drafted;
+        metrics.accepted_draft_tokens += self.accepted;
+        self.ttft.iter().for_each(|time| metrics.ttft.record(*time));
+        self.itl.iter().for_each(|time| metrics.itl.record(*time));
     }
 }

@@ -55,12 +55,12 @@ impl EngineModel {
     /// [`Engine`](inference_core::ErrorKind::Engine) where no thread can be
     /// started.
     pub fn start(
-        runner: Box<dyn ModelRunner>,
+        mut runner: Box<dyn ModelRunner>,
         parts: ModelParts,
         options: EngineOptions,
     ) -> Result<Arc<Self>> {
         options.validate()?;
-        let requirements = Arc::new(Requirements::new(runner.spec().clone(), parts)?);
+        let requirements = Arc::new(Requirements::new(&mut *runner, parts)?);
         let mailbox = Arc::new(Mailbox::new(options.max_queue, options.aging));
         let meter = Arc::new(Meter::default());
         let inspects_attention = runner.inspects_attention();

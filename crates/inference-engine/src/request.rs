@@ -11,7 +11,7 @@ use inference_text::Tokenizer;
 
 use crate::parts::ModelParts;
 use crate::rng::draw_seed;
-use crate::runner::RunnerSpec;
+use crate::runner::{ModelRunner, RunnerSpec};
 use crate::sampler::SamplerParams;
 
 /// The options of one generation, resolved: the request's own value, or else
@@ -28,6 +28,8 @@ pub(crate) struct GeneratePlan {
     pub(crate) seed: u64,
     pub(crate) logprobs: Option<usize>,
     pub(crate) logits: bool,
+    /// Most tokens to draft per step; 0 is off.
+    pub(crate) prompt_lookup: usize,
     pub(crate) priority: i32,
     pub(crate) deadline: Option<Instant>,
     pub(crate) cancel: Option<CancelToken>,
@@ -38,6 +40,8 @@ pub(crate) struct GeneratePlan {
 pub(crate) struct Requirements {
     pub(crate) spec: RunnerSpec,
     pub(crate) parts: ModelParts,
+    /// Whether the runner has [`KvBlocks`](crate::KvBlocks).
+    pub(crate) has_kv_blocks: bool,
 }
 
 impl Requirements {
@@ -50,7 +54,8 @@ impl Requirements {
     /// for an end-of-sequence token outside the vocabulary; `InvalidOption`
     /// for a default outside its range or naming a token outside the
     /// vocabulary.
-    pub(crate) fn new(spec: RunnerSpec, mut parts: ModelParts) -> Result<Self> {
+    pub(crate) fn new(runner: &mut dyn ModelRunner, mut parts: ModelParts) -> Result<Self> {
+        let spec = runner.spec().clone();
         for (what, value) in [
             ("vocab_size", spec.vocab_size),
             ("context_len", spec.context_len),
@@ -68,7 +73,8 @@ impl Requirements {
             spec.context_len.min(spec.num_blocks.saturating_mul(spec.block_size));
         parts.info.has_tokenizer = parts.tokenizer.is_some();
         parts.info.has_chat_template = parts.template.is_some();
-        let this = Self { spec, parts };
+        let has_kv_blocks = runner.kv_blocks().is_some();
+        let this = Self { spec, parts, has_kv_blocks };
         this.check_ids("end-of-sequence token", &this.parts.eos)?;
         this.check_option_ids(&this.parts.defaults)?;
         Ok(this)
@@ -180,7 +186,8 @@ impl Requirements {
         if options.adapter.is_some() {
             return Err(self.no_adapters());
         }
-        if options.prompt_lookup.is_some_and(|tokens| tokens > 0) {
+        let prompt_lookup = options.prompt_lookup.unwrap_or(0);
+        if prompt_lookup > 0 && !self.has_kv_blocks {
             return Err(Error::unsupported(self.subject(), "prompt_lookup"));
         }
         self.check_option_ids(&options)?;
@@ -206,6 +213,7 @@ impl Requirements {
             seed: options.seed.unwrap_or_else(draw_seed),
             logprobs: options.logprobs,
             logits: options.logits.unwrap_or(false),
+            prompt_lookup,
             priority: options.priority.unwrap_or(0),
             deadline: options.deadline,
             cancel: options.cancel,

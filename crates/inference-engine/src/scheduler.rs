@@ -12,6 +12,8 @@ pub(crate) struct Candidate {
     pub(crate) pending: usize,
     /// Whether it is still computing its prompt.
     pub(crate) prefill: bool,
+    /// Drafted tokens to verify, if there is room.
+    pub(crate) drafts: usize,
     /// Its rank; see [`Rank`].
     pub(crate) rank: Rank,
 }
@@ -62,27 +64,38 @@ pub(crate) struct Share {
     pub(crate) slot: usize,
     /// How many of its pending tokens to compute.
     pub(crate) len: usize,
+    /// How many of its drafted tokens to verify.
+    pub(crate) drafts: usize,
 }
 
 /// Plans one step: the next token of every sequence that decodes, then chunks
-/// of prompts, in the order of their rank, until `token_budget` tokens are
-/// planned.
+/// of prompts, then drafts, each in the order of their rank, until
+/// `token_budget` tokens are planned.
 ///
 /// Decoding goes first so that a long prompt does not hold up the tokens of
 /// others; it is bounded by the number of slots, which the budget is never
-/// smaller than, so at least one prompt advances whenever one waits.
+/// smaller than, so at least one prompt advances whenever one waits. Drafts
+/// come last: they may be for nothing, so they never take the place of what is
+/// not.
 pub(crate) fn plan(candidates: &[Candidate], token_budget: usize) -> Vec<Share> {
     let mut ordered: Vec<&Candidate> = candidates.iter().filter(|c| c.pending > 0).collect();
     ordered.sort_by_key(|c| (c.prefill, c.rank));
     let mut room = token_budget;
     let mut shares = Vec::with_capacity(ordered.len());
+    let mut wanted = Vec::with_capacity(ordered.len());
     for candidate in ordered {
         let len = candidate.pending.min(room);
         if len == 0 {
             break;
         }
         room -= len;
-        shares.push(Share { slot: candidate.slot, len });
+        shares.push(Share { slot: candidate.slot, len, drafts: 0 });
+        let drafts = if len == candidate.pending { candidate.drafts } else { 0 };
+        wanted.push(drafts);
+    }
+    for (share, drafts) in shares.iter_mut().zip(wanted) {
+        share.drafts = drafts.min(room);
+        room -= share.drafts;
     }
     shares
 }
@@ -100,11 +113,11 @@ mod tests {
     }
 
     fn decode(slot: usize) -> Candidate {
-        Candidate { slot, pending: 1, prefill: false, rank: rank(0, slot) }
+        Candidate { slot, pending: 1, prefill: false, drafts: 0, rank: rank(0, slot) }
     }
 
     fn prefill(slot: usize, pending: usize, priority: i32) -> Candidate {
-        Candidate { slot, pending, prefill: true, rank: rank(priority, slot) }
+        Candidate { slot, pending, prefill: true, drafts: 0, rank: rank(priority, slot) }
     }
 
     #[test]
@@ -124,8 +137,22 @@ mod tests {
     fn a_full_step_still_advances_a_prompt() {
         let candidates = [decode(0), decode(1), decode(2), prefill(3, 100, 0)];
         let shares = plan(&candidates, 4);
-        assert_eq!(shares.last(), Some(&Share { slot: 3, len: 1 }));
+        assert_eq!(shares.last(), Some(&Share { slot: 3, len: 1, drafts: 0 }));
         assert_eq!(shares.len(), 4);
+    }
+
+    #[test]
+    fn drafts_get_what_prompts_leave() {
+        let drafting = |slot, drafts| Candidate { drafts, ..decode(slot) };
+        let planned = |prompt, budget| -> Vec<_> {
+            let candidates = [drafting(0, 5), prefill(1, prompt, 9), drafting(2, 5)];
+            let shares = plan(&candidates, budget);
+            shares.iter().map(|s| (s.slot, s.len, s.drafts)).collect()
+        };
+        assert_eq!(planned(10, 20), [(0, 1, 5), (2, 1, 3), (1, 10, 0)]);
+        assert_eq!(planned(10, 12), [(0, 1, 0), (2, 1, 0), (1, 10, 0)]);
+        assert_eq!(planned(100, 50), [(0, 1, 0), (2, 1, 0), (1, 48, 0)]);
+        assert_eq!(planned(10, 1000), [(0, 1, 5), (2, 1, 5), (1, 10, 0)]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A request in a slot.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,8 @@ use inference_text::Tokenizer;
 
 use crate::block_pool::BlockTable;
 use crate::generation::Generation;
-use crate::scheduler::{Candidate, Rank};
+use crate::meter::StepTally;
+use crate::scheduler::{Candidate, Rank, Share};
 use crate::submission::{PrefillTask, Submission, Task, overdue, refuse};
 
 /// A request that holds a slot and KV blocks.
@@ -82,20 +84,32 @@ impl Sequence {
     }
 
     /// What the scheduler may do with it; nothing while it is parked.
-    pub(crate) fn candidate(&self, slot: usize) -> Candidate {
-        let parked = matches!(&self.work, Work::Generate(generation) if generation.is_parked());
-        let pending = if parked { 0 } else { self.ids.len() - self.computed };
-        Candidate { slot, pending, prefill: self.computed < self.prompt_len, rank: self.rank }
+    pub(crate) fn candidate(&mut self, slot: usize) -> Candidate {
+        let prefill = self.computed < self.prompt_len;
+        let waits = self.ids.len() - self.computed;
+        let (pending, drafts) = match &mut self.work {
+            Work::Generate(generation) if generation.is_parked() => (0, 0),
+            Work::Generate(generation) => {
+                (waits, generation.draft(&self.ids, !prefill && waits == 1))
+            }
+            Work::Prefill(_) => (waits, 0),
+        };
+        Candidate { slot, pending, prefill, drafts, rank: self.rank }
+    }
+
+    /// The tokens of a share.
+    pub(crate) fn tokens(&self, share: Share) -> impl Iterator<Item = TokenId> {
+        let drafts = match &self.work {
+            Work::Generate(generation) => generation.drafts(),
+            Work::Prefill(_) => &[],
+        };
+        let pending = &self.ids[self.computed..self.computed + share.len];
+        pending.iter().chain(drafts.iter().take(share.drafts)).copied()
     }
 
     /// Its blocks, for the pool.
     pub(crate) fn take_table(&mut self) -> BlockTable {
         std::mem::take(&mut self.table)
-    }
-
-    /// How many tokens so many rows of logits become.
-    pub(crate) fn generates(&self, rows: usize) -> u64 {
-        if matches!(self.work, Work::Generate(_)) { rows as u64 } else { 0 }
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -135,28 +149,41 @@ impl Sequence {
         self.peak_bytes = self.peak_bytes.max(active_bytes);
     }
 
-    /// Positions of `ids` in a share of `len` tokens whose logits are wanted.
-    pub(crate) fn wanted_rows(&self, len: usize) -> std::ops::Range<usize> {
-        let end = self.computed + len;
+    /// Positions in a share whose logits are wanted.
+    pub(crate) fn wanted_rows(&self, share: Share) -> Range<usize> {
+        let end = self.computed + share.len;
         let all = matches!(&self.work, Work::Prefill(task) if task.all_rows);
         if all {
             self.computed..end
         } else if end == self.ids.len() {
-            end - 1..end
+            end - 1..end + share.drafts
         } else {
             end..end
         }
     }
 
     /// Takes the logits of a computed share, one row per wanted position.
+    ///
+    /// A draft is verified by sampling as if there were none: the token of each
+    /// position is drawn from its row, with the random number that belongs to
+    /// its index, and the next row counts as long as the draft named that
+    /// token. So the tokens are the same as without drafts, whatever the
+    /// sampler does, and a draft is accepted with the probability that the
+    /// model gives to it: that of speculative sampling where the draft is
+    /// certain of itself (Leviathan et al., *Fast Inference from Transformers
+    /// via Speculative Decoding*, 2023).
+    ///
+    /// What was computed after the first wrong draft is computed again; until
+    /// then nobody reads it, since it lies behind `computed`.
     pub(crate) fn take_rows<'a>(
         &mut self,
-        len: usize,
+        share: Share,
         rows: impl Iterator<Item = &'a [f32]>,
         now: Instant,
         bus: Option<&ProbeBus>,
+        tally: &mut StepTally,
     ) -> Option<Ending> {
-        self.computed += len;
+        self.computed += share.len;
         let _entered = self.span.enter();
         match &mut self.work {
             Work::Prefill(task) => {
@@ -164,10 +191,35 @@ impl Sequence {
                 (self.computed == self.ids.len()).then_some(Ending::Complete)
             }
             Work::Generate(generation) => {
+                let mut accepted = 0;
                 let mut ending = None;
-                for row in rows {
+                for (row, expected) in rows.zip(0..) {
+                    let draft = generation.drafts().get(expected).copied();
+                    let draft = draft.filter(|_| expected < share.drafts);
+                    match generation.last_token() {
+                        Some(last) => tally.itl.push(now.duration_since(last)),
+                        None => tally.ttft.push(now.duration_since(self.submitted)),
+                    }
+                    tally.generated += 1;
+                    let length = self.ids.len();
                     ending = Self::advance(generation, &mut self.ids, self.id, row, now, bus);
+                    // Ids grow but for a stop token.
+                    let chosen = match &ending {
+                        Some(Ending::Reason(FinishReason::StopToken(id))) => Some(*id),
+                        _ => self.ids.get(length).copied(),
+                    };
+                    if draft.is_none() || draft != chosen {
+                        break;
+                    }
+                    accepted += 1;
+                    self.computed += self.ids.len() - length;
+                    if ending.is_some() {
+                        break;
+                    }
                 }
+                generation.learn(share.drafts, accepted);
+                tally.drafted += share.drafts as u64;
+                tally.accepted += accepted as u64;
                 ending
             }
         }

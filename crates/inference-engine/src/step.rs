@@ -7,6 +7,7 @@ use inference_core::probe::{Phase, ProbeEvent};
 use inference_core::{Error, Result};
 
 use crate::engine_thread::{Engine, Fatal, panic_message};
+use crate::meter::StepTally;
 use crate::runner::{StepBatch, StepSequence};
 use crate::scheduler::Share;
 use crate::sequence::Ending;
@@ -34,6 +35,7 @@ impl Engine {
             .sum();
         self.update_meter(|metrics| {
             metrics.forward_count += 1;
+            metrics.step_tokens += batch.tokens.len() as u64;
             metrics.prompt_tokens += prompt as u64;
         });
         let event = ProbeEvent::Step {
@@ -71,18 +73,18 @@ impl Engine {
     /// The batch of a plan; takes the blocks it needs.
     fn batch(&mut self, shares: &[Share]) -> StepBatch {
         let mut batch = StepBatch::default();
-        for share in shares {
+        for &share in shares {
             let sequence = &mut self.running[share.slot];
             let start = batch.tokens.len();
-            let end = sequence.computed + share.len;
+            let end = sequence.computed + share.len + share.drafts;
             let grown = self.pool.grow(&mut sequence.table, end.div_ceil(self.spec.block_size));
             debug_assert!(grown, "a sequence outgrew its reservation");
-            batch.tokens.extend_from_slice(&sequence.ids[sequence.computed..end]);
-            let rows = sequence.wanted_rows(share.len);
+            batch.tokens.extend(sequence.tokens(share));
+            let rows = sequence.wanted_rows(share);
             batch.logit_rows.extend(rows.map(|position| start + position - sequence.computed));
             batch.sequences.push(StepSequence {
                 start,
-                len: share.len,
+                len: share.len + share.drafts,
                 position: sequence.computed,
                 prompt_len: sequence.prompt_len,
                 block_table: sequence.table.blocks().to_vec(),
@@ -107,17 +109,19 @@ impl Engine {
     fn hand_out(&mut self, shares: &[Share], logits: &[f32]) {
         let now = Instant::now();
         let mut rows = logits.chunks_exact(self.spec.vocab_size);
-        let mut generated = 0;
+        let mut tally = StepTally::default();
         let mut ended = Vec::new();
-        for share in shares {
+        for &share in shares {
             let sequence = &mut self.running[share.slot];
-            let wanted = sequence.wanted_rows(share.len).len();
-            generated += sequence.generates(wanted);
+            let wanted = sequence.wanted_rows(share).len();
             let bus = self.options.probe_bus.as_deref();
-            let ending = sequence.take_rows(share.len, rows.by_ref().take(wanted), now, bus);
+            // All of them, also where a sequence ends before its last row.
+            let mut own = rows.by_ref().take(wanted);
+            let ending = sequence.take_rows(share, own.by_ref(), now, bus, &mut tally);
+            own.for_each(drop);
             ended.extend(ending.map(|ending| (share.slot, ending)));
         }
-        self.meter.update(|metrics| metrics.generated_tokens += generated);
+        self.meter.update(|metrics| tally.add_to(metrics));
         self.end_slots(ended);
     }
 

@@ -10,6 +10,7 @@ mod lifecycle;
 mod refusals;
 mod reporting;
 mod scheduling;
+mod speculating;
 mod stress;
 
 use std::sync::Arc;

@@ -47,10 +47,13 @@ fn totals_add_up() {
     generate(&model, &[1, 2, 3], greedy(4));
     generate(&model, &[1], greedy(2));
     let metrics = model.metrics();
+    assert_eq!((metrics.ttft.count(), metrics.itl.count()), (2, 4));
     let mut expected = ModelMetrics::default();
+    (expected.ttft, expected.itl) = (metrics.ttft, metrics.itl);
     expected.requests = 2;
     expected.finished = 2;
     expected.forward_count = 6;
+    expected.step_tokens = 8;
     expected.prompt_tokens = 4;
     expected.generated_tokens = 6;
     expected.kv_blocks_total = 512;
