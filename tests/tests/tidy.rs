@@ -35,7 +35,7 @@ fn sources() -> Vec<(String, String)> {
     }
     let root = root();
     let mut found = Vec::new();
-    for top in ["crates", "xtask", "tests"] {
+    for top in ["crates", "examples", "xtask", "tests"] {
         walk(&root.join(top), &root, &mut found);
     }
     assert!(found.len() > 20, "found only {} sources", found.len());

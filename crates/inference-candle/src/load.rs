@@ -13,9 +13,6 @@ use crate::kv_plan::KvPlan;
 use crate::quantize::QuantizedOnLoad;
 use crate::{CandleRunner, Decoder, DecoderConfig, ModelFiles, Ops, ReferenceOps};
 
-/// Most sequences at once; the engine's own limit.
-const MAX_SLOTS: usize = 4096;
-
 /// Loads a model and starts its engine.
 ///
 /// `backend` is the name in [`ModelInfo`] and in errors; `ops` compute, and
@@ -49,7 +46,7 @@ pub fn load_model(
 ) -> Result<Arc<dyn TextModel>> {
     options.validate()?;
     refuse_options(backend, options)?;
-    let engine = engine_options(options)?;
+    let engine = EngineOptions::for_load(options)?;
 
     #[cfg(feature = "extra-architectures")]
     if let Some(model) = crate::extra::load(backend, source, options, ops.device(), &engine)? {
@@ -128,27 +125,6 @@ pub fn load_on_device(
     let precision = options.precision.unwrap_or(Precision::Fast);
     let ops = ReferenceOps::new(open()?).with_precision(precision);
     load_model(backend, source, options, Arc::new(ops))
-}
-
-/// The options of the engine; what is unset is its default.
-fn engine_options(options: &LoadOptions) -> Result<EngineOptions> {
-    let mut engine = EngineOptions::default();
-    engine.probe_bus.clone_from(&options.probe_bus);
-    if let Some(slots) = options.parallel_slots {
-        if slots > MAX_SLOTS {
-            let expected = format!("1 to {MAX_SLOTS}");
-            return Err(Error::invalid_option("parallel_slots", slots, expected));
-        }
-        engine.max_batch = slots;
-        engine.step_token_budget = engine.step_token_budget.max(slots);
-    }
-    engine.step_token_budget = options.step_token_budget.unwrap_or(engine.step_token_budget);
-    engine.max_wait = options.max_wait.unwrap_or(engine.max_wait);
-    engine.max_queue = options.max_queue.unwrap_or(engine.max_queue);
-    engine.lag_timeout = options.lag_timeout.unwrap_or(engine.lag_timeout);
-    engine.prefix_cache = options.prefix_cache.unwrap_or(engine.prefix_cache);
-    engine.validate()?;
-    Ok(engine)
 }
 
 /// Refuses what no backend on Candle implements.

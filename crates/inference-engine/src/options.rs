@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use inference_core::probe::ProbeBus;
-use inference_core::{Error, Result};
+use inference_core::{Error, LoadOptions, Result};
+
+/// The most sequences that may run at once.
+const MAX_BATCH: usize = 4096;
 
 /// How one engine shares its runner among requests.
 ///
@@ -83,6 +86,35 @@ impl EngineOptions {
         Self::default()
     }
 
+    /// What the options of a load say about the engine: slots, step budget,
+    /// waiting, queue, lag, prefix cache and probe bus; the rest is for the
+    /// loader. With more slots than the default step budget has tokens, the
+    /// budget is as large.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidOption`](inference_core::ErrorKind::InvalidOption)
+    /// for the first value outside its range.
+    pub fn for_load(options: &LoadOptions) -> Result<Self> {
+        let mut engine = Self::default();
+        engine.probe_bus.clone_from(&options.probe_bus);
+        if let Some(slots) = options.parallel_slots {
+            if !(1..=MAX_BATCH).contains(&slots) {
+                let expected = format!("1 to {MAX_BATCH}");
+                return Err(Error::invalid_option("parallel_slots", slots, expected));
+            }
+            engine.max_batch = slots;
+            engine.step_token_budget = engine.step_token_budget.max(slots);
+        }
+        engine.step_token_budget = options.step_token_budget.unwrap_or(engine.step_token_budget);
+        engine.max_wait = options.max_wait.unwrap_or(engine.max_wait);
+        engine.max_queue = options.max_queue.unwrap_or(engine.max_queue);
+        engine.lag_timeout = options.lag_timeout.unwrap_or(engine.lag_timeout);
+        engine.prefix_cache = options.prefix_cache.unwrap_or(engine.prefix_cache);
+        engine.validate()?;
+        Ok(engine)
+    }
+
     /// Sets how many sequences run at the same time.
     #[must_use]
     pub fn with_max_batch(mut self, sequences: usize) -> Self {
@@ -153,8 +185,9 @@ impl EngineOptions {
     /// [`ErrorKind::InvalidOption`](inference_core::ErrorKind::InvalidOption)
     /// for the first value outside its range.
     pub fn validate(&self) -> Result<()> {
-        if !(1..=4096).contains(&self.max_batch) {
-            return Err(Error::invalid_option("max_batch", self.max_batch, "1 to 4096"));
+        if !(1..=MAX_BATCH).contains(&self.max_batch) {
+            let expected = format!("1 to {MAX_BATCH}");
+            return Err(Error::invalid_option("max_batch", self.max_batch, expected));
         }
         if self.step_token_budget < self.max_batch {
             let expected = format!("at least max_batch ({})", self.max_batch);
@@ -179,6 +212,17 @@ impl EngineOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_load_chooses_its_engine() {
+        let load = LoadOptions::new().with_parallel_slots(600).with_prefix_cache(false);
+        let engine = EngineOptions::for_load(&load).unwrap();
+        assert_eq!((engine.max_batch, engine.step_token_budget), (600, 600));
+        assert!(!engine.prefix_cache);
+        let load = LoadOptions::new().with_parallel_slots(5000);
+        let message = EngineOptions::for_load(&load).unwrap_err().to_string();
+        assert!(message.contains("parallel_slots"), "{message}");
+    }
 
     #[test]
     fn each_field_is_checked() {
