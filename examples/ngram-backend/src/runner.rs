@@ -79,6 +79,10 @@ impl KvBlocks for NgramRunner {
         "token ids, u32".to_owned()
     }
 
+    fn position_bytes(&self) -> u64 {
+        size_of::<TokenId>() as u64
+    }
+
     fn sharing_class(&self, _prompt_len: usize) -> u64 {
         0
     }
