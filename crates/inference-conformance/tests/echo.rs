@@ -1,0 +1,20 @@
+//! The example backend of the contract passes the suite.
+
+use std::process::ExitCode;
+
+use inference_conformance::{ModelUnderTest, SuiteOptions, run};
+use inference_core::{Message, Registry, doc};
+
+fn main() -> ExitCode {
+    let registry = Registry::new();
+    doc::register(&registry);
+    let ids = |text: &str| text.chars().map(u32::from).collect::<Vec<_>>();
+    let long = "A text that is longer than the others, so that it takes a while. ".repeat(5);
+    let model = ModelUnderTest::new("echo", "echo")
+        .with_prompts(vec![ids("Hello"), ids("a"), ids(&long), ids("日本語")])
+        .with_eos(vec![doc::EOS])
+        .with_text("Any text at all: 日本語, 👩\u{200d}👩\u{200d}👧, e\u{301}.")
+        .with_encoding("Hi", vec![72, 105])
+        .with_template(vec![Message::system("no"), Message::user("yes")], "yes");
+    run(&registry, &SuiteOptions::new().with_model(model))
+}
