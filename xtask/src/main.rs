@@ -1,5 +1,6 @@
 //! Chores of this repository: `cargo xtask COMMAND`.
 
+mod bench;
 mod demo;
 mod eval_demo;
 mod fuzz_seeds;
@@ -24,6 +25,8 @@ enum Command {
     TrainDemo(train_demo::TrainDemo),
     EvalDemo(eval_demo::EvalDemo),
     FuzzSeeds(fuzz_seeds::FuzzSeeds),
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 #[expect(clippy::print_stderr, reason = "a command reports its failure")]
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
         Command::TrainDemo(command) => command.run(),
         Command::EvalDemo(command) => command.run(),
         Command::FuzzSeeds(command) => command.run(),
+        Command::Bench(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,31 @@
+//! `cargo xtask bench`: what the project promises in numbers, measured.
+
+mod engine;
+mod instant_runner;
+mod long_context;
+mod machine;
+mod memory;
+mod overhead;
+mod prefix;
+mod prompts;
+mod report;
+mod streams;
+mod while_prefilling;
+
+use clap::Subcommand;
+
+use crate::Result;
+
+/// Measure what the project promises in numbers.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    Engine(engine::EngineBench),
+}
+
+impl Bench {
+    pub(crate) fn run(&self) -> Result<()> {
+        match self {
+            Self::Engine(bench) => bench.run(),
+        }
+    }
+}
