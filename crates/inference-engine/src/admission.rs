@@ -2,12 +2,25 @@
 
 use std::time::{Duration, Instant};
 
-use inference_core::FinishReason;
 use inference_core::probe::{Phase, ProbeEvent};
+use inference_core::{Error, FinishReason, Result, TokenId};
 
-use crate::engine_thread::{CANCEL_POLL, Engine};
+use crate::engine_thread::{CANCEL_POLL, Engine, Fatal};
+use crate::kv_memory::BlockTable;
+use crate::prefix_cache::{Prefix, Scope};
+use crate::runner::KvBlocks;
 use crate::scheduler::{Rank, gathering};
 use crate::sequence::{Ending, Sequence};
+use crate::submission::KvBytes;
+
+/// What is there for a request that is to enter a slot.
+struct Room {
+    scope: Scope,
+    /// What the cache has.
+    prefix: Prefix,
+    /// Up to which position blocks are taken at once.
+    end: usize,
+}
 
 impl Engine {
     /// Ends what was cancelled, is late or lags.
@@ -23,6 +36,16 @@ impl Engine {
             }
         }
         let lag = self.options.lag_timeout;
+        let overdue: Vec<(Rank, FinishReason)> = self
+            .preempted
+            .iter_mut()
+            .filter_map(|(rank, sequence)| Some((*rank, sequence.check(now, lag)?)))
+            .collect();
+        for (rank, reason) in overdue {
+            if let Some(sequence) = self.preempted.remove(&rank) {
+                self.end_preempted(sequence, Ending::Reason(reason));
+            }
+        }
         for slot in (0..self.running.len()).rev() {
             if let Some(reason) = self.running[slot].check(now, lag) {
                 self.end_running(slot, Ending::Reason(reason));
@@ -32,7 +55,8 @@ impl Engine {
 
     /// How long to wait for more requests before any runs.
     pub(crate) fn gathering(&self, now: Instant) -> Option<Duration> {
-        if self.options.max_wait.is_zero() || !self.running.is_empty() || self.draining {
+        let busy = !self.running.is_empty() || !self.preempted.is_empty();
+        if self.options.max_wait.is_zero() || busy || self.draining {
             return None;
         }
         let first = self.waiting.values().map(|submission| submission.submitted).min();
@@ -40,30 +64,162 @@ impl Engine {
         gathering(now, first, self.waiting.len(), full, self.options.max_wait)
     }
 
-    /// Moves waiting requests into free slots, in the order of their rank.
-    /// One that lacks blocks is not overtaken, so that it cannot starve.
-    pub(crate) fn admit(&mut self) {
+    /// Moves waiting requests and preempted sequences into free slots, in the
+    /// order of their rank. One that lacks blocks is not overtaken, so that it
+    /// cannot starve.
+    ///
+    /// A request is admitted when there are blocks for its first chunk, which
+    /// it takes, and one more for each sequence that runs, so that those can go
+    /// on for a block at least before anyone is preempted. Its later chunks
+    /// must find their blocks then: to ask for them now would leave blocks
+    /// unused for as long as the prompt is computed. A preempted sequence,
+    /// whose first steps only repeat what was done, must find, and takes,
+    /// blocks for all of its tokens.
+    ///
+    /// Sequences that wait for their reader are preempted before anybody waits
+    /// for their blocks.
+    pub(crate) fn admit(&mut self) -> Result<(), Fatal> {
         while self.running.len() < self.options.max_batch
-            && let Some(first) = self.waiting.first_entry()
+            && let Some((rank, again)) = self.first_waiting()
         {
-            let blocks = first.get().positions.div_ceil(self.spec.block_size);
-            let Some(table) = self.pool.reserve(blocks) else {
-                if !std::mem::replace(&mut self.short_of_blocks, true) {
-                    let (used, total) = (self.pool.used(), self.pool.total());
-                    let waiting = self.waiting.len();
-                    let event = ProbeEvent::CachePressure { used, total, waiting };
-                    self.emit(None, Phase::Queued, event);
+            let Some(room) = self.room_for(rank, again) else {
+                if self.preempt_parked() {
+                    continue;
                 }
-                return;
+                self.note_pressure();
+                return Ok(());
             };
-            let submission = first.remove();
-            let prompt_tokens = submission.ids.len();
-            let event = ProbeEvent::Admitted { prompt_tokens, cached_tokens: 0 };
-            self.emit(Some(submission.id), Phase::Queued, event);
-            self.running.push(Sequence::admit(submission, table, self.tokenizer.clone()));
-            self.mailbox.leave_queue();
+            self.enter(rank, again, room)?;
         }
         self.short_of_blocks = false;
+        Ok(())
+    }
+
+    /// Whose turn it is, and whether it was preempted. Who waits for the reader
+    /// anyway needs no slot.
+    fn first_waiting(&self) -> Option<(Rank, bool)> {
+        let new = self.waiting.keys().next().map(|rank| (*rank, false));
+        let ready = self.preempted.iter().find(|(_, sequence)| !sequence.is_parked());
+        let again = ready.map(|(rank, _)| (*rank, true));
+        [new, again].into_iter().flatten().min()
+    }
+
+    /// What there is for a request, if it is enough.
+    fn room_for(&mut self, rank: Rank, again: bool) -> Option<Room> {
+        let prompt_len = match again {
+            true => self.preempted.get(&rank)?.prompt_len,
+            false => self.waiting.get(&rank)?.ids.len(),
+        };
+        let scope = self.scope(prompt_len);
+        let (ids, limit, restored) = if again {
+            let sequence = self.preempted.get(&rank)?;
+            (&sequence.ids, sequence.cache_limit(), 0)
+        } else {
+            let submission = self.waiting.get(&rank)?;
+            let restored = submission.restored.as_ref().map_or(0, |bytes| bytes.positions);
+            (&submission.ids, submission.cache_limit(), restored)
+        };
+        let active = self.running.iter().filter(|sequence| !sequence.is_parked()).count();
+        let chunk = if again { ids.len() } else { self.options.step_token_budget };
+        let mut prefix = self.kv.find(&scope, ids, limit);
+        if prefix.len < restored.min(limit) {
+            prefix.keep_whole_blocks(self.spec.block_size);
+        }
+        loop {
+            let begin = prefix.len.max(restored.min(limit));
+            let end = begin.saturating_add(chunk).min(ids.len());
+            let (needed, there) = self.kv.demand(&prefix, end);
+            if needed + active <= there {
+                return Some(Room { scope, prefix, end });
+            }
+            // A block that must be copied takes up one more for the moment.
+            if !prefix.keep_whole_blocks(self.spec.block_size) {
+                return None;
+            }
+        }
+    }
+
+    fn scope(&mut self, prompt_len: usize) -> Scope {
+        if !self.kv.keeps() {
+            return Scope::default();
+        }
+        let class = self.runner.kv_blocks().map_or(0, |blocks| blocks.sharing_class(prompt_len));
+        Scope { adapter: None, class }
+    }
+
+    /// Gives the first one that waits a slot and what the cache has for it.
+    fn enter(&mut self, rank: Rank, again: bool, room: Room) -> Result<(), Fatal> {
+        let (mut sequence, restored) = if again {
+            let Some(sequence) = self.preempted.remove(&rank) else { return Ok(()) };
+            (sequence, None)
+        } else {
+            let Some(mut submission) = self.waiting.remove(&rank) else { return Ok(()) };
+            let restored = submission.restored.take();
+            (Sequence::admit(submission, self.tokenizer.clone()), restored)
+        };
+        self.mailbox.leave_queue();
+        let mut table = self.kv.open(room.scope, &room.prefix);
+        let mut computed = room.prefix.len;
+        let mut outcome = Ok(());
+        if let Some(bytes) = &restored {
+            let limit = sequence.cache_limit();
+            match self.restore(&mut table, &sequence.ids, bytes, computed, limit) {
+                Ok(positions) => computed = positions,
+                Err(error) => outcome = Err(error),
+            }
+        }
+        let cached = sequence.begin(table, computed) as u64;
+        let event =
+            ProbeEvent::Admitted { prompt_tokens: sequence.prompt_len, cached_tokens: computed };
+        self.emit(Some(sequence.id), Phase::Queued, event);
+        self.running.push(sequence);
+        self.update_meter(|metrics| metrics.cached_prompt_tokens += cached);
+        let slot = self.running.len() - 1;
+        if let Err(error) = outcome.and_then(|()| self.claim(slot, computed, room.end)) {
+            let survives = self.survives(&error);
+            self.end_running(slot, Ending::Error(error.clone()));
+            if !survives {
+                return Err(Fatal(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills the blocks of `table` after position `have`, which ends a block
+    /// or is at least as much as there are bytes for, from bytes: up to
+    /// `limit`. Returns how many positions are then filled. They are kept for
+    /// others as if they had been computed.
+    ///
+    /// # Errors
+    ///
+    /// As [`KvBlocks::write_block`](crate::KvBlocks::write_block);
+    /// `Unsupported` for a runner without [`KvBlocks`](crate::KvBlocks).
+    fn restore(
+        &mut self,
+        table: &mut BlockTable,
+        ids: &[TokenId],
+        bytes: &KvBytes,
+        have: usize,
+        limit: usize,
+    ) -> Result<usize> {
+        let filled = bytes.positions.min(limit);
+        if filled <= have {
+            return Ok(have);
+        }
+        let size = self.spec.block_size;
+        for index in have / size..filled.div_ceil(size) {
+            let lost = || Error::engine_message("a snapshot was admitted without room for it");
+            if !self.kv.grow(table, index + 1) {
+                return Err(lost());
+            }
+            let (block, bytes_of_block) =
+                table.blocks().get(index).zip(bytes.blocks.get(index)).ok_or_else(lost)?;
+            let len = size.min(bytes.positions - index * size);
+            let write = |blocks: &mut dyn KvBlocks| blocks.write_block(*block, len, bytes_of_block);
+            self.with_blocks("sequence_state", write)?;
+        }
+        self.kv.keep(table, &ids[..filled]);
+        Ok(filled)
     }
 
     /// How long there is nothing to do; `None` until somebody wakes the
@@ -71,9 +227,9 @@ impl Engine {
     pub(crate) fn patience(&self, now: Instant) -> Option<Duration> {
         let lag = self.options.lag_timeout;
         let waiting = self.waiting.values().map(|s| (s.deadline, s.cancel.is_some()));
-        let running = self.running.iter().map(|sequence| sequence.next_check(lag));
+        let sequences = self.running.iter().chain(self.preempted.values());
         waiting
-            .chain(running)
+            .chain(sequences.map(|sequence| sequence.next_check(lag)))
             .flat_map(|(at, polled)| {
                 let until = at.map(|at| at.saturating_duration_since(now));
                 [until, polled.then_some(CANCEL_POLL)]

@@ -1,122 +1,209 @@
-//! Which KV blocks are free, and which sequence holds the others.
+//! Which KV blocks are free, and how many sequences use each of the others.
 
 use crate::BlockId;
 
 /// The KV blocks of a runner.
 ///
-/// A sequence reserves, when it is admitted, as many blocks as it can ever
-/// need, and takes them one by one as it grows. So a running sequence never
-/// finds the pool empty, at the price that a request with a large `max_tokens`
-/// keeps others waiting although it may end early.
+/// A block is *free*, or *in use* by one sequence or more, or *idle*: used by
+/// none, but kept for the prefix cache. Idle blocks become free when the cache
+/// lets go of them.
 #[derive(Debug)]
 pub(crate) struct BlockPool {
     /// Free blocks, the next one to give out last.
     free: Vec<BlockId>,
-    total: usize,
-    /// Free blocks that are promised to running sequences.
-    reserved: usize,
+    blocks: Vec<Block>,
+    used: usize,
 }
 
-/// The blocks of one sequence. Must be given back with [`BlockPool::release`].
-#[derive(Debug, Default)]
-#[must_use = "blocks that are not released are lost to the pool"]
-pub(crate) struct BlockTable {
-    blocks: Vec<BlockId>,
-    /// Blocks it may still take.
-    reserved: usize,
-}
-
-impl BlockTable {
-    /// The blocks, in the order of positions.
-    pub(crate) fn blocks(&self) -> &[BlockId] {
-        &self.blocks
-    }
+#[derive(Clone, Copy, Debug, Default)]
+struct Block {
+    /// Sequences that use it.
+    references: u32,
+    /// Whether the prefix cache holds it.
+    kept: bool,
 }
 
 impl BlockPool {
     /// A pool of blocks `0..total`, all free.
-    pub(crate) fn new(total: usize) -> Self {
-        let total_ids = BlockId::try_from(total).unwrap_or(BlockId::MAX);
-        Self { free: (0..total_ids).rev().collect(), total: total_ids as usize, reserved: 0 }
+    pub(crate) fn new(total: BlockId) -> Self {
+        let blocks = vec![Block::default(); total as usize];
+        Self { free: (0..total).rev().collect(), blocks, used: 0 }
     }
 
     /// Blocks in the pool.
     pub(crate) fn total(&self) -> usize {
-        self.total
+        self.blocks.len()
     }
 
-    /// Blocks that hold keys and values.
+    /// Blocks in use.
     pub(crate) fn used(&self) -> usize {
-        self.total - self.free.len()
+        self.used
     }
 
-    /// Blocks that are neither in use nor promised.
+    /// Blocks that are free or idle: all that a sequence can be given.
     pub(crate) fn available(&self) -> usize {
-        self.free.len() - self.reserved
+        self.total() - self.used
     }
 
-    /// Reserves `count` blocks for a sequence; `None` where they are not there
-    /// now.
-    pub(crate) fn reserve(&mut self, count: usize) -> Option<BlockTable> {
-        if count > self.available() {
-            return None;
-        }
-        self.reserved += count;
-        Some(BlockTable { blocks: Vec::with_capacity(count), reserved: count })
+    /// Gives out a free block, with one reference; `None` where there is none,
+    /// though there may be idle ones.
+    pub(crate) fn take(&mut self) -> Option<BlockId> {
+        let block = self.free.pop()?;
+        self.blocks[block as usize].references = 1;
+        self.used += 1;
+        Some(block)
     }
 
-    /// Makes `table` at least `count` blocks long; `false` where that is more
-    /// than the sequence reserved.
-    pub(crate) fn grow(&mut self, table: &mut BlockTable, count: usize) -> bool {
-        while table.blocks.len() < count {
-            if table.reserved == 0 {
-                return false;
+    /// Adds a reference to a block in use or idle.
+    pub(crate) fn share(&mut self, block: BlockId) {
+        let state = &mut self.blocks[block as usize];
+        debug_assert!(state.references > 0 || state.kept, "block {block} is free");
+        self.used += usize::from(state.references == 0);
+        state.references += 1;
+    }
+
+    /// Takes back a reference; returns whether it was the last one. Then the
+    /// block is idle or free.
+    pub(crate) fn release(&mut self, block: BlockId) -> bool {
+        let state = &mut self.blocks[block as usize];
+        debug_assert!(state.references > 0, "block {block} is not in use");
+        state.references -= 1;
+        let last = state.references == 0;
+        if last {
+            self.used -= 1;
+            if !state.kept {
+                self.free.push(block);
             }
-            let Some(block) = self.free.pop() else { return false };
-            table.reserved -= 1;
-            self.reserved -= 1;
-            table.blocks.push(block);
         }
-        true
+        last
     }
 
-    /// Takes back all blocks of a sequence, and what it had reserved.
-    pub(crate) fn release(&mut self, table: BlockTable) {
-        self.reserved -= table.reserved;
-        self.free.extend(table.blocks.into_iter().rev());
+    /// Whether what the block holds may be changed by a sequence that uses it:
+    /// no other one uses it, nor does the cache hold it.
+    pub(crate) fn is_exclusive(&self, block: BlockId) -> bool {
+        self.is_only_user(block) && !self.blocks[block as usize].kept
+    }
+
+    /// Whether one sequence alone uses the block.
+    pub(crate) fn is_only_user(&self, block: BlockId) -> bool {
+        self.blocks[block as usize].references == 1
+    }
+
+    /// Whether no sequence uses the block.
+    pub(crate) fn is_idle(&self, block: BlockId) -> bool {
+        self.blocks[block as usize].references == 0
+    }
+
+    /// Notes that the cache holds the block, which is in use.
+    pub(crate) fn keep(&mut self, block: BlockId) {
+        let state = &mut self.blocks[block as usize];
+        debug_assert!(state.references > 0 && !state.kept, "block {block} cannot be kept");
+        state.kept = true;
+    }
+
+    /// Notes that the cache holds the block no more. An idle one is then free.
+    pub(crate) fn let_go(&mut self, block: BlockId) {
+        let state = &mut self.blocks[block as usize];
+        debug_assert!(state.kept, "block {block} is not kept");
+        state.kept = false;
+        if state.references == 0 {
+            self.free.push(block);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
-    fn reserved_blocks_cannot_be_taken_by_others() {
-        let mut pool = BlockPool::new(4);
-        let mut first = pool.reserve(3).unwrap();
-        assert_eq!((pool.used(), pool.available()), (0, 1));
-        assert!(pool.reserve(2).is_none());
-        let second = pool.reserve(1).unwrap();
-        assert!(pool.grow(&mut first, 3));
-        assert_eq!(pool.used(), 3);
-        assert!(!pool.grow(&mut first, 4), "more than it reserved");
-        pool.release(second);
-        pool.release(first);
-        assert_eq!((pool.used(), pool.available()), (0, 4));
+    fn an_idle_block_is_available_but_not_given_out() {
+        let mut pool = BlockPool::new(1);
+        let block = pool.take().unwrap();
+        pool.keep(block);
+        assert!(!pool.is_exclusive(block), "the cache would change with it");
+        assert!(pool.release(block));
+        assert_eq!((pool.used(), pool.available(), pool.take()), (0, 1, None));
+        pool.let_go(block);
+        assert_eq!(pool.take(), Some(block));
     }
 
-    #[test]
-    fn no_block_is_given_out_twice() {
-        let mut pool = BlockPool::new(6);
-        let mut tables: Vec<_> = (0..3).map(|_| pool.reserve(2).unwrap()).collect();
-        for count in 1..=2 {
-            tables.iter_mut().for_each(|table| assert!(pool.grow(table, count)));
+    /// What a test does to the block that `usize` picks among those it can be
+    /// done to.
+    #[derive(Clone, Copy, Debug)]
+    enum Act {
+        Take,
+        Share(usize),
+        Release(usize),
+        Keep(usize),
+        LetGo(usize),
+    }
+
+    fn acts() -> impl Strategy<Value = Vec<Act>> {
+        let act = (0..5_u8, any::<usize>()).prop_map(|(kind, pick)| match kind {
+            0 => Act::Take,
+            1 => Act::Share(pick),
+            2 => Act::Release(pick),
+            3 => Act::Keep(pick),
+            _ => Act::LetGo(pick),
+        });
+        prop::collection::vec(act, 0..200)
+    }
+
+    fn pick(among: &BTreeSet<BlockId>, pick: usize) -> Option<BlockId> {
+        among.iter().nth(pick % among.len().max(1)).copied()
+    }
+
+    proptest! {
+        /// Against a map from blocks to their number of users, and a set of
+        /// those that are kept.
+        #[test]
+        fn blocks_are_where_a_naive_count_says(acts in acts()) {
+            const TOTAL: u32 = 5;
+            let mut pool = BlockPool::new(TOTAL);
+            let mut users: BTreeMap<BlockId, u32> = BTreeMap::new();
+            let mut kept: BTreeSet<BlockId> = BTreeSet::new();
+            for act in acts {
+                let used: BTreeSet<BlockId> = users.keys().copied().collect();
+                let live: BTreeSet<BlockId> = used.union(&kept).copied().collect();
+                match act {
+                    Act::Take => {
+                        let block = pool.take();
+                        prop_assert_eq!(block.is_some(), live.len() < TOTAL as usize);
+                        if let Some(block) = block {
+                            prop_assert!(!live.contains(&block));
+                            users.insert(block, 1);
+                        }
+                    }
+                    Act::Share(at) => if let Some(block) = pick(&live, at) {
+                        pool.share(block);
+                        *users.entry(block).or_default() += 1;
+                    },
+                    Act::Release(at) => if let Some(block) = pick(&used, at) {
+                        let left = users[&block] - 1;
+                        prop_assert_eq!(pool.release(block), left == 0);
+                        if left == 0 { users.remove(&block) } else { users.insert(block, left) };
+                    },
+                    Act::Keep(at) => if let Some(block) = pick(&(&used - &kept), at) {
+                        pool.keep(block);
+                        kept.insert(block);
+                    },
+                    Act::LetGo(at) => if let Some(block) = pick(&kept, at) {
+                        pool.let_go(block);
+                        kept.remove(&block);
+                    },
+                }
+                prop_assert_eq!(pool.used(), users.len());
+                prop_assert_eq!(pool.available(), TOTAL as usize - users.len());
+                for (block, count) in &users {
+                    prop_assert_eq!(pool.is_only_user(*block), *count == 1);
+                    prop_assert_eq!(pool.is_exclusive(*block), *count == 1 && !kept.contains(block));
+                }
+            }
         }
-        let mut all: Vec<_> = tables.iter().flat_map(|table| table.blocks().to_vec()).collect();
-        all.sort_unstable();
-        assert_eq!(all, [0, 1, 2, 3, 4, 5]);
-        tables.into_iter().for_each(|table| pool.release(table));
-        assert_eq!(pool.used(), 0);
     }
 }

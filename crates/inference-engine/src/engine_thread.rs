@@ -10,11 +10,11 @@ use inference_core::probe::{Phase, ProbeBus, ProbeEvent, ProbeKind, RequestId};
 use inference_core::{Error, FinishReason, ModelMetrics, Result};
 use inference_text::Tokenizer;
 
-use crate::block_pool::BlockPool;
+use crate::kv_memory::KvMemory;
 use crate::mailbox::{Inspection, Mail, Mailbox};
 use crate::meter::Meter;
 use crate::options::EngineOptions;
-use crate::runner::{ModelRunner, RunnerSpec};
+use crate::runner::{BlockId, ModelRunner, RunnerSpec};
 use crate::scheduler::{Rank, plan};
 use crate::sequence::{Ending, Sequence};
 use crate::submission::Submission;
@@ -32,12 +32,16 @@ pub(crate) struct Engine {
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) meter: Arc<Meter>,
     pub(crate) waiting: BTreeMap<Rank, Submission>,
+    /// Sequences whose blocks others needed; they wait to be computed again.
+    pub(crate) preempted: BTreeMap<Rank, Sequence>,
     pub(crate) running: Vec<Sequence>,
-    pub(crate) pool: BlockPool,
-    /// Whether the first waiting request lacks blocks.
+    pub(crate) kv: KvMemory,
+    /// Whether somebody lacks blocks.
     pub(crate) short_of_blocks: bool,
     /// The bytes that were last reported.
     pub(crate) reported_bytes: u64,
+    /// Nobody knows what a panic left behind.
+    pub(crate) runner_panicked: bool,
     /// No more requests come.
     pub(crate) draining: bool,
 }
@@ -47,14 +51,17 @@ pub(crate) struct Fatal(pub(crate) Error);
 
 impl Engine {
     pub(crate) fn new(
-        runner: Box<dyn ModelRunner>,
+        mut runner: Box<dyn ModelRunner>,
         options: EngineOptions,
         tokenizer: Option<Arc<Tokenizer>>,
         mailbox: Arc<Mailbox>,
         meter: Arc<Meter>,
     ) -> Self {
         let spec = runner.spec().clone();
-        let pool = BlockPool::new(spec.num_blocks);
+        let keeps = options.prefix_cache && runner.kv_blocks().is_some();
+        // More were refused before.
+        let blocks = BlockId::try_from(spec.num_blocks).unwrap_or(BlockId::MAX);
+        let kv = KvMemory::new(blocks, spec.block_size, keeps);
         let engine = Self {
             runner,
             spec,
@@ -63,10 +70,12 @@ impl Engine {
             mailbox,
             meter,
             waiting: BTreeMap::new(),
+            preempted: BTreeMap::new(),
             running: Vec::new(),
-            pool,
+            kv,
             short_of_blocks: false,
             reported_bytes: 0,
+            runner_panicked: false,
             draining: false,
         };
         engine.update_meter(|_| ());
@@ -107,6 +116,7 @@ impl Engine {
             if outcome.is_ok()
                 && self.draining
                 && self.waiting.is_empty()
+                && self.preempted.is_empty()
                 && self.running.is_empty()
             {
                 return;
@@ -143,7 +153,7 @@ impl Engine {
             self.mailbox.wait(Some(patience));
             return Ok(());
         }
-        self.admit();
+        self.admit()?;
         let candidates: Vec<_> =
             self.running.iter_mut().enumerate().map(|(slot, seq)| seq.candidate(slot)).collect();
         let shares = plan(&candidates, self.options.step_token_budget);
@@ -151,15 +161,27 @@ impl Engine {
             self.mailbox.wait(self.patience(Instant::now()));
             return Ok(());
         }
-        self.step(&shares)
+        let shares = self.provide(&shares)?;
+        if shares.is_empty() { Ok(()) } else { self.step(&shares) }
     }
 
     /// Frees a slot and its blocks, then tells the reader.
     pub(crate) fn end_running(&mut self, slot: usize, ending: Ending) {
-        let active = self.active_bytes();
-        let mut sequence = self.running.swap_remove(slot);
+        let sequence = self.running.swap_remove(slot);
+        self.end_sequence(sequence, ending);
+    }
+
+    /// Frees the blocks of a sequence that is in no slot any more, then tells
+    /// the reader.
+    pub(crate) fn end_sequence(&mut self, mut sequence: Sequence, ending: Ending) {
         let phase = sequence.phase();
-        self.pool.release(sequence.take_table());
+        let table = sequence.take_table();
+        // The bytes with which it ended are those with its own blocks.
+        let active = self.active_bytes();
+        match &ending {
+            Ending::Error(_) => self.kv.discard(table),
+            _ => self.kv.release(table, &sequence.ids[..sequence.computed]),
+        }
         self.count_end(matches!(ending, Ending::Error(_)));
         let id = sequence.id;
         let reason = sequence.end(ending, active);
@@ -175,6 +197,11 @@ impl Engine {
         self.emit(Some(id), Phase::Queued, ProbeEvent::Ended { reason });
     }
 
+    pub(crate) fn end_preempted(&mut self, sequence: Sequence, ending: Ending) {
+        self.mailbox.leave_queue();
+        self.end_sequence(sequence, ending);
+    }
+
     fn end_all(&mut self, outcome: &Result<FinishReason>) {
         while let Some((_, submission)) = self.waiting.pop_first() {
             self.end_waiting(submission, outcome.clone());
@@ -183,6 +210,9 @@ impl Engine {
             Ok(reason) => Ending::Reason(reason.clone()),
             Err(error) => Ending::Error(error.clone()),
         };
+        while let Some((_, sequence)) = self.preempted.pop_first() {
+            self.end_preempted(sequence, ending.clone());
+        }
         for slot in (0..self.running.len()).rev() {
             self.end_running(slot, ending.clone());
         }
@@ -205,8 +235,7 @@ impl Engine {
             }
             let snapshot = catch_unwind(AssertUnwindSafe(|| self.runner.inspect_attention(&ids)));
             let snapshot = snapshot.unwrap_or_else(|panic| {
-                let message = format!("the model runner panicked: {}", panic_message(&*panic));
-                let error = Error::engine_message(message);
+                let error = panic_error(&*panic);
                 fatal = Err(Fatal(error.clone()));
                 Err(error)
             });
@@ -232,16 +261,16 @@ impl Engine {
 
     pub(crate) fn active_bytes(&self) -> u64 {
         let memory = self.runner.memory();
-        memory.weights + memory.activations + memory.kv_block * self.pool.used() as u64
+        memory.weights + memory.activations + memory.kv_block * self.kv.used() as u64
     }
 
     pub(crate) fn update_meter(&self, change: impl FnOnce(&mut ModelMetrics)) {
         let active = self.active_bytes();
         self.meter.update(|metrics| {
             metrics.running = self.running.len();
-            metrics.kv_blocks_used = self.pool.used();
-            metrics.kv_blocks_total = self.pool.total();
-            metrics.kv_bytes_total = self.pool.total() as u64 * self.runner.memory().kv_block;
+            metrics.kv_blocks_used = self.kv.used();
+            metrics.kv_blocks_total = self.kv.total();
+            metrics.kv_bytes_total = self.kv.total() as u64 * self.runner.memory().kv_block;
             metrics.active_bytes = active;
             metrics.peak_bytes = metrics.peak_bytes.max(active);
             change(metrics);
@@ -273,7 +302,12 @@ impl Engine {
     }
 }
 
-pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
+/// What a panic of the runner is to requests.
+pub(crate) fn panic_error(panic: &(dyn Any + Send)) -> Error {
+    Error::engine_message(format!("the model runner panicked: {}", panic_message(panic)))
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }

@@ -106,7 +106,8 @@
 //!   string are yielded, their text is not.
 //! - **A slow reader parks its own sequence only.** A stream buffers
 //!   [`channel_capacity`](EngineOptions::channel_capacity) tokens; beyond that
-//!   its sequence pauses, keeping slot and blocks, and goes on when it is read.
+//!   its sequence pauses, keeping its slot, and its blocks until others need
+//!   them, and goes on when it is read.
 //!   After [`lag_timeout`](EngineOptions::lag_timeout) without progress it ends
 //!   as `Lagging`; what was generated can still be read.
 //! - **Cancelling is prompt**: by dropping the stream, by its `cancel`, by a
@@ -121,9 +122,41 @@
 //!   ([`ModelRunner::survives`]). A panic of the runner is caught and always
 //!   ends the engine. Once ended, every waiting request and every later call
 //!   gets the first cause. Logits that are NaN end their own sequence alone.
-//! - **No deadlock for blocks.** An admitted sequence has reserved all blocks
-//!   it can need. The price: a large `max_tokens` that is not used keeps others
-//!   waiting.
+//! - **Nobody fails for lack of blocks, and nobody is stuck.** What can never
+//!   fit is refused at the call; everybody else gets blocks as it grows, and
+//!   when there are none the lowest rank gives its own back and is computed
+//!   again later. See below.
+//!
+//! # KV blocks
+//!
+//! The pool is sized by the runner when it is loaded, and a sequence takes a
+//! block when it comes to its first position. A request enters a slot when
+//! there are blocks for its first chunk and one more for every sequence that
+//! runs.
+//!
+//! **Prefix cache.** If the runner has [`KvBlocks`] and
+//! [`prefix_cache`](EngineOptions::prefix_cache) is on, full blocks of running
+//! and all blocks of ended sequences can be found by what they hold: by a hash
+//! chain over the token ids, per adapter and
+//! [sharing class](KvBlocks::sharing_class). Tokens are compared before a hit
+//! is believed. A sequence that begins the same uses the same blocks, each
+//! counting its users; a block of which only the first tokens are of use is
+//! shared too, and copied before it is written to. At least the last token of
+//! a prompt is computed, for its logits, and all of it where all logits are
+//! wanted. Only what was computed by a step that succeeded, for tokens that
+//! were chosen, is kept; a sequence that ends with an error takes its blocks
+//! out of the cache, if no other uses them. Blocks that nobody uses count as
+//! free, and are reused least recently used first, ends of sequences before
+//! their beginnings.
+//!
+//! **Preemption.** A sequence that finds no block for its next position takes
+//! those of a sequence that waits for its reader, or else of the lowest rank
+//! below its own. That one goes back to waiting with all its state but the
+//! blocks, which stay in the prefix cache until they are needed. In its turn it
+//! gets what the cache still has, computes the rest again, prompt and output,
+//! and goes on where it was: the same tokens, and no row twice. Who has no one
+//! below sits out steps until there are blocks. So the highest rank always
+//! advances, and everybody becomes it.
 //!
 //! # Labels
 //!
@@ -149,11 +182,14 @@ mod channel;
 mod classify;
 mod engine_thread;
 mod generation;
+mod kv_memory;
 mod mailbox;
 mod meter;
 mod model;
 mod options;
 mod parts;
+mod preemption;
+mod prefix_cache;
 mod prompt_lookup;
 mod request;
 mod rng;

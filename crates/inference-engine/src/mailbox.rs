@@ -211,6 +211,11 @@ impl Mailbox {
         state.take()
     }
 
+    /// Notes that a request waits for a slot again.
+    pub(crate) fn join_queue(&self) {
+        self.lock().queued += 1;
+    }
+
     /// Notes that a request stopped waiting for a slot.
     ///
     /// Whoever waits for room is woken when half of the queue is free: all at

@@ -101,8 +101,7 @@ impl EngineModel {
         let id = self.request_id();
         group.lock().unwrap_or_else(PoisonError::into_inner).push_back(Submission {
             id,
-            // The last token is never computed.
-            positions: ids.len() + plan.max_tokens - 1,
+            restored: None,
             ids,
             priority: plan.priority,
             rank: Rank::default(),
@@ -118,7 +117,7 @@ impl EngineModel {
     fn prefill(&self, ids: Vec<TokenId>, task: PrefillTask) -> Submission {
         Submission {
             id: self.request_id(),
-            positions: ids.len(),
+            restored: None,
             ids,
             priority: 0,
             rank: Rank::default(),

@@ -46,7 +46,8 @@ pub struct EngineOptions {
     /// once. Off: nothing of an ended request is left in the pool. Default: on.
     pub prefix_cache: bool,
     /// Tokens a stream buffers ahead of its reader, at least 1. When they are
-    /// there unread, the sequence is parked; it keeps its slot and blocks.
+    /// there unread, the sequence is parked; it keeps its slot, and its blocks
+    /// until others need them.
     /// Larger: uneven readers park less. Smaller: less is computed in vain for
     /// a reader that goes away. Default: 64.
     pub channel_capacity: usize,

@@ -11,7 +11,7 @@ use inference_text::Tokenizer;
 
 use crate::parts::ModelParts;
 use crate::rng::draw_seed;
-use crate::runner::{ModelRunner, RunnerSpec};
+use crate::runner::{BlockId, ModelRunner, RunnerSpec};
 use crate::sampler::SamplerParams;
 
 /// The options of one generation, resolved: the request's own value, or else
@@ -66,6 +66,11 @@ impl Requirements {
                 let what = format!("{what} of the model runner");
                 return Err(Error::invalid_input(what, "at least 1", "0"));
             }
+        }
+        if BlockId::try_from(spec.num_blocks).is_err() {
+            let expected = format!("at most {}", BlockId::MAX);
+            let what = "num_blocks of the model runner";
+            return Err(Error::invalid_input(what, expected, spec.num_blocks.to_string()));
         }
         parts.defaults.validate()?;
         parts.info.vocab_size = spec.vocab_size;

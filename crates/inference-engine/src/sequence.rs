@@ -8,8 +8,8 @@ use inference_core::probe::{Phase, ProbeBus, ProbeEvent, ProbeKind, RequestId};
 use inference_core::{CancelToken, Error, FinishReason, GenerateMetrics, TokenId};
 use inference_text::Tokenizer;
 
-use crate::block_pool::BlockTable;
 use crate::generation::Generation;
+use crate::kv_memory::BlockTable;
 use crate::meter::StepTally;
 use crate::scheduler::{Candidate, Rank, Share};
 use crate::submission::{PrefillTask, Submission, Task, overdue, refuse};
@@ -25,7 +25,12 @@ pub(crate) struct Sequence {
     pub(crate) computed: usize,
     pub(crate) table: BlockTable,
     pub(crate) work: Work,
-    rank: Rank,
+    pub(crate) rank: Rank,
+    /// The most tokens of `ids` whose keys and values it had before it was last
+    /// admitted. Of these no logits are wanted.
+    known: usize,
+    cached_prompt_tokens: usize,
+    preemptions: u32,
     deadline: Option<Instant>,
     cancel: Option<CancelToken>,
     submitted: Instant,
@@ -52,12 +57,8 @@ pub(crate) enum Ending {
 }
 
 impl Sequence {
-    /// Gives a request its blocks.
-    pub(crate) fn admit(
-        submission: Submission,
-        table: BlockTable,
-        tokenizer: Option<Arc<Tokenizer>>,
-    ) -> Self {
+    /// A sequence for a request, without blocks.
+    pub(crate) fn admit(submission: Submission, tokenizer: Option<Arc<Tokenizer>>) -> Self {
         let Submission { id, ids, rank, deadline, cancel, submitted, task, .. } = submission;
         let span = tracing::debug_span!("request", id = id.0, prompt_tokens = ids.len());
         let work = match task {
@@ -71,9 +72,12 @@ impl Sequence {
             prompt_len: ids.len(),
             ids,
             computed: 0,
-            table,
+            table: BlockTable::default(),
             work,
             rank,
+            known: 0,
+            cached_prompt_tokens: 0,
+            preemptions: 0,
             deadline,
             cancel,
             submitted,
@@ -83,15 +87,54 @@ impl Sequence {
         }
     }
 
+    /// Gives it blocks that hold the keys and values of the first `computed`
+    /// tokens. Returns how many prompt tokens it thereby need not compute.
+    pub(crate) fn begin(&mut self, table: BlockTable, computed: usize) -> usize {
+        self.table = table;
+        self.computed = computed;
+        let spared = computed.min(self.prompt_len).saturating_sub(self.known);
+        self.cached_prompt_tokens += spared;
+        self.known = self.known.max(computed);
+        spared
+    }
+
+    /// Gives up its blocks; nothing else is lost.
+    pub(crate) fn preempt(&mut self) -> BlockTable {
+        self.known = self.known.max(self.computed);
+        self.computed = 0;
+        self.preemptions += 1;
+        self.take_table()
+    }
+
+    /// How many tokens need not be computed if the cache has them; see
+    /// [`Submission::cache_limit`].
+    pub(crate) fn cache_limit(&self) -> usize {
+        match &self.work {
+            Work::Prefill(task) if task.all_rows => self.known,
+            _ => self.ids.len() - 1,
+        }
+    }
+
+    /// How many tokens of a share of `len` are of the prompt and computed for
+    /// the first time.
+    pub(crate) fn new_prompt_tokens(&self, len: usize) -> usize {
+        let end = self.prompt_len.min(self.computed + len);
+        end.saturating_sub(self.computed.max(self.known))
+    }
+
+    /// Whether it waits for its reader.
+    pub(crate) fn is_parked(&self) -> bool {
+        matches!(&self.work, Work::Generate(generation) if generation.is_parked())
+    }
+
     /// What the scheduler may do with it; nothing while it is parked.
     pub(crate) fn candidate(&mut self, slot: usize) -> Candidate {
-        let prefill = self.computed < self.prompt_len;
         let waits = self.ids.len() - self.computed;
+        // What was preempted computes its own output again, like a prompt.
+        let prefill = self.computed < self.prompt_len || waits > 1;
         let (pending, drafts) = match &mut self.work {
             Work::Generate(generation) if generation.is_parked() => (0, 0),
-            Work::Generate(generation) => {
-                (waits, generation.draft(&self.ids, !prefill && waits == 1))
-            }
+            Work::Generate(generation) => (waits, generation.draft(&self.ids, !prefill)),
             Work::Prefill(_) => (waits, 0),
         };
         Candidate { slot, pending, prefill, drafts, rank: self.rank }
@@ -154,7 +197,7 @@ impl Sequence {
         let end = self.computed + share.len;
         let all = matches!(&self.work, Work::Prefill(task) if task.all_rows);
         if all {
-            self.computed..end
+            self.computed.max(self.known).min(end)..end
         } else if end == self.ids.len() {
             end - 1..end + share.drafts
         } else {
@@ -273,6 +316,8 @@ impl Sequence {
             Work::Generate(generation) => {
                 let mut metrics = GenerateMetrics::default();
                 metrics.prompt_tokens = self.prompt_len;
+                metrics.cached_prompt_tokens = self.cached_prompt_tokens;
+                metrics.preemptions = self.preemptions;
                 metrics.total_time = now.duration_since(self.submitted);
                 let started = self.started.unwrap_or(now);
                 metrics.queue_time = started.duration_since(self.submitted);

@@ -6,7 +6,7 @@ use std::time::Instant;
 use inference_core::probe::{Phase, ProbeEvent};
 use inference_core::{Error, Result};
 
-use crate::engine_thread::{Engine, Fatal, panic_message};
+use crate::engine_thread::{Engine, Fatal, panic_error};
 use crate::meter::StepTally;
 use crate::runner::{StepBatch, StepSequence};
 use crate::scheduler::Share;
@@ -26,13 +26,8 @@ impl Engine {
         let forward =
             span.in_scope(|| catch_unwind(AssertUnwindSafe(|| self.runner.forward(&batch))));
         let duration = began.elapsed();
-        let prompt: usize = shares
-            .iter()
-            .map(|share| {
-                let sequence = &self.running[share.slot];
-                share.len.min(sequence.prompt_len.saturating_sub(sequence.computed))
-            })
-            .sum();
+        let prompt: usize =
+            shares.iter().map(|share| self.running[share.slot].new_prompt_tokens(share.len)).sum();
         self.update_meter(|metrics| {
             metrics.forward_count += 1;
             metrics.step_tokens += batch.tokens.len() as u64;
@@ -41,44 +36,41 @@ impl Engine {
         let event = ProbeEvent::Step {
             sequences: shares.len(),
             tokens: batch.tokens.len(),
-            queued: self.waiting.len(),
+            queued: self.waiting.len() + self.preempted.len(),
             duration,
         };
         let phase = if prompt > 0 { Phase::Prefill } else { Phase::Decode };
         self.emit(None, phase, event);
-        let (error, fatal) = match forward {
+        let error = match forward {
             Ok(Ok(logits)) => match self.check_logits(&batch, &logits) {
                 Ok(()) => {
                     self.hand_out(shares, &logits);
                     self.report_memory();
                     return Ok(());
                 }
-                Err(error) => (error, false),
+                Err(error) => error,
             },
-            Ok(Err(error)) => (error, false),
+            Ok(Err(error)) => error,
             Err(panic) => {
-                let message = format!("the model runner panicked: {}", panic_message(&*panic));
-                (Error::engine_message(message), true)
+                self.runner_panicked = true;
+                panic_error(&*panic)
             }
         };
         self.end_slots(shares.iter().map(|s| (s.slot, Ending::Error(error.clone()))).collect());
-        // Nobody knows what a panic left behind.
-        if fatal || !self.survives(&error) { Err(Fatal(error)) } else { Ok(()) }
+        if self.survives(&error) { Ok(()) } else { Err(Fatal(error)) }
     }
 
-    fn survives(&self, error: &Error) -> bool {
-        catch_unwind(AssertUnwindSafe(|| self.runner.survives(error))).unwrap_or(false)
+    pub(crate) fn survives(&self, error: &Error) -> bool {
+        let asked = || catch_unwind(AssertUnwindSafe(|| self.runner.survives(error)));
+        !self.runner_panicked && asked().unwrap_or(false)
     }
 
-    /// The batch of a plan; takes the blocks it needs.
-    fn batch(&mut self, shares: &[Share]) -> StepBatch {
+    /// The batch of a plan, for which every sequence has the blocks.
+    fn batch(&self, shares: &[Share]) -> StepBatch {
         let mut batch = StepBatch::default();
         for &share in shares {
-            let sequence = &mut self.running[share.slot];
+            let sequence = &self.running[share.slot];
             let start = batch.tokens.len();
-            let end = sequence.computed + share.len + share.drafts;
-            let grown = self.pool.grow(&mut sequence.table, end.div_ceil(self.spec.block_size));
-            debug_assert!(grown, "a sequence outgrew its reservation");
             batch.tokens.extend(sequence.tokens(share));
             let rows = sequence.wanted_rows(share);
             batch.logit_rows.extend(rows.map(|position| start + position - sequence.computed));
@@ -119,6 +111,9 @@ impl Engine {
             let mut own = rows.by_ref().take(wanted);
             let ending = sequence.take_rows(share, own.by_ref(), now, bus, &mut tally);
             own.for_each(drop);
+            if !matches!(ending, Some(Ending::Error(_))) {
+                self.kv.keep(&mut sequence.table, &sequence.ids[..sequence.computed]);
+            }
             ended.extend(ending.map(|ending| (share.slot, ending)));
         }
         self.meter.update(|metrics| tally.add_to(metrics));

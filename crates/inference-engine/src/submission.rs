@@ -1,5 +1,6 @@
 //! A request on its way to a slot.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use inference_core::probe::RequestId;
@@ -15,8 +16,10 @@ pub(crate) struct Submission {
     pub(crate) id: RequestId,
     /// The prompt, at least one token, all inside the vocabulary.
     pub(crate) ids: Vec<TokenId>,
-    /// The most positions whose keys and values it can ever need.
-    pub(crate) positions: usize,
+    /// Keys and values of a prefix of `ids`, for positions that the prefix
+    /// cache does not have. They must have been computed in the sharing class
+    /// of this prompt.
+    pub(crate) restored: Option<Arc<KvBytes>>,
     pub(crate) priority: i32,
     /// Given as it enters the queue.
     pub(crate) rank: Rank,
@@ -24,6 +27,21 @@ pub(crate) struct Submission {
     pub(crate) cancel: Option<CancelToken>,
     pub(crate) submitted: Instant,
     pub(crate) task: Task,
+}
+
+/// Keys and values outside of the pool.
+pub(crate) struct KvBytes {
+    /// How many, from position 0.
+    pub(crate) positions: usize,
+    /// What [`KvBlocks::read_block`](crate::KvBlocks::read_block) returned for
+    /// each block of the runner's block size; the last may be partly filled.
+    pub(crate) blocks: Vec<Vec<u8>>,
+}
+
+impl std::fmt::Debug for KvBytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KvBytes").field("positions", &self.positions).finish_non_exhaustive()
+    }
 }
 
 /// What a request wants.
@@ -65,6 +83,15 @@ impl Submission {
         self.submitted = Instant::now();
         let at = self.submitted.saturating_duration_since(start);
         self.rank = Rank::new(self.priority, aging, at, arrival);
+    }
+
+    /// How many tokens need not be computed if the cache has them: not the
+    /// last one, whose logits are wanted.
+    pub(crate) fn cache_limit(&self) -> usize {
+        match &self.task {
+            Task::Prefill(task) if task.all_rows => 0,
+            _ => self.ids.len() - 1,
+        }
     }
 
     /// Why it must not run any more, if so.

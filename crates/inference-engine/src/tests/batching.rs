@@ -199,6 +199,8 @@ fn a_request_that_lacks_blocks_waits_for_them() {
     let items = (0..6).map(|i| BatchItem::new(vec![i; 10]).with_options(greedy(15)));
     let outputs = model.batch_generate(items.collect()).unwrap().collect_all();
     assert!(outputs.iter().all(|output| output.as_ref().unwrap().tokens.len() == 15));
-    assert!(control.batches().iter().all(|batch| batch.sequences.len() == 1));
+    // Each needs 6 blocks of 8, so that two cannot end at the same time.
+    assert!(control.batches().iter().all(|batch| batch.sequences.len() <= 2));
+    assert!(control.batches().iter().any(|batch| batch.sequences.len() == 2));
     assert_idle(&model);
 }

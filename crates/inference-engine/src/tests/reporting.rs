@@ -53,6 +53,7 @@ fn totals_add_up() {
     expected.requests = 2;
     expected.finished = 2;
     expected.forward_count = 6;
+    // The last token of each is not computed.
     expected.step_tokens = 8;
     expected.prompt_tokens = 4;
     expected.generated_tokens = 6;
