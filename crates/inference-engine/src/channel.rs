@@ -6,6 +6,7 @@
 //! yield, which a blocking reader never does.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -38,6 +39,14 @@ impl Channel {
     }
 }
 
+/// Wakes a reader. A waker is the reader's code: what it does must not harm the
+/// engine, so no lock is held, and a panic ends here.
+pub(crate) fn wake(waker: Waker) {
+    if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
+        tracing::error!("the waker of a stream panicked");
+    }
+}
+
 /// Makes a channel of `capacity` tokens whose reader can wake `engine`.
 pub(crate) fn channel(capacity: usize, engine: Arc<Mailbox>) -> (TokenSender, TokenReader) {
     let cancelled = AtomicBool::new(false);
@@ -62,7 +71,7 @@ impl TokenSender {
         state.tokens.push_back(token);
         let reader = state.reader.take();
         drop(state);
-        reader.into_iter().for_each(Waker::wake);
+        reader.into_iter().for_each(wake);
         Ok(())
     }
 
@@ -86,7 +95,7 @@ impl TokenSender {
         state.ending = Some(ending);
         let reader = state.reader.take();
         drop(state);
-        reader.into_iter().for_each(Waker::wake);
+        reader.into_iter().for_each(wake);
     }
 }
 
@@ -119,7 +128,10 @@ impl TokenReader {
             Some(Ok(completion)) => Poll::Ready(TokenEvent::Finished(completion)),
             Some(Err(error)) => Poll::Ready(TokenEvent::Failed(error)),
             None => {
-                state.reader = Some(cx.waker().clone());
+                let earlier = state.reader.replace(cx.waker().clone());
+                // A waker may own whatever it wakes; see `wake`.
+                drop(state);
+                drop(earlier);
                 Poll::Pending
             }
         }

@@ -10,11 +10,12 @@ use inference_core::probe::{Phase, ProbeBus, ProbeEvent, ProbeKind, RequestId};
 use inference_core::{Error, FinishReason, ModelMetrics, Result};
 use inference_text::Tokenizer;
 
+use crate::exporter::Exporter;
 use crate::kv_memory::KvMemory;
 use crate::mailbox::{Inspection, Mail, Mailbox};
 use crate::meter::Meter;
 use crate::options::EngineOptions;
-use crate::runner::{BlockId, ModelRunner, RunnerSpec};
+use crate::runner::{BlockId, MemoryUsage, ModelRunner, RunnerSpec};
 use crate::scheduler::{Rank, plan};
 use crate::sequence::{Ending, Sequence};
 use crate::submission::Submission;
@@ -31,6 +32,9 @@ pub(crate) struct Engine {
     pub(crate) tokenizer: Option<Arc<Tokenizer>>,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) meter: Arc<Meter>,
+    pub(crate) exporter: Exporter,
+    /// What the runner held after the last step.
+    pub(crate) memory: MemoryUsage,
     pub(crate) waiting: BTreeMap<Rank, Submission>,
     /// Sequences whose blocks others needed; they wait to be computed again.
     pub(crate) preempted: BTreeMap<Rank, Sequence>,
@@ -56,12 +60,14 @@ impl Engine {
         tokenizer: Option<Arc<Tokenizer>>,
         mailbox: Arc<Mailbox>,
         meter: Arc<Meter>,
+        exporter: Exporter,
     ) -> Self {
         let spec = runner.spec().clone();
         let keeps = options.prefix_cache && runner.kv_blocks().is_some();
         // More were refused before.
         let blocks = BlockId::try_from(spec.num_blocks).unwrap_or(BlockId::MAX);
         let kv = KvMemory::new(blocks, spec.block_size, keeps);
+        let memory = runner.memory();
         let engine = Self {
             runner,
             spec,
@@ -69,6 +75,8 @@ impl Engine {
             tokenizer,
             mailbox,
             meter,
+            exporter,
+            memory,
             waiting: BTreeMap::new(),
             preempted: BTreeMap::new(),
             running: Vec::new(),
@@ -84,15 +92,18 @@ impl Engine {
 
     /// Runs until the model is closed or the runner fails for good.
     pub(crate) fn run(mut self) {
-        let (mailbox, meter) = (Arc::clone(&self.mailbox), Arc::clone(&self.meter));
-        // The sequences are inside: unwinding drops them, which ends their
-        // streams with an error.
-        let outcome = catch_unwind(AssertUnwindSafe(move || self.serve()));
-        if let Err(panic) = outcome {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.serve())) {
             let message = format!("the engine thread panicked: {}", panic_message(&*panic));
             let error = Error::engine_message(message);
-            let mail = mailbox.fail(&error);
-            mail.submissions.into_iter().for_each(|s| s.end(Err(error.clone()), 0));
+            // Should that panic too, dropping the sequences ends their streams.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.fail(error)));
+        }
+        let Self { runner, mut exporter, meter, mailbox, .. } = self;
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(move || drop(runner))) {
+            tracing::error!(
+                message = panic_message(&*panic),
+                "the model runner panicked in the end"
+            );
         }
         // The runner is gone, and its memory with it.
         meter.update(|metrics| {
@@ -100,6 +111,17 @@ impl Engine {
             metrics.kv_blocks_used = 0;
             metrics.active_bytes = 0;
         });
+        exporter.publish(totals(&meter, &mailbox));
+    }
+
+    /// Ends everything with `error`, which every later call gets too.
+    fn fail(&mut self, error: Error) {
+        tracing::error!(%error, "the engine stops");
+        let mail = self.mailbox.fail(&error);
+        for inspection in self.take_in(mail) {
+            let _ = inspection.reply.send(Err(error.clone()));
+        }
+        self.end_all(&Err(error));
     }
 
     fn serve(&mut self) {
@@ -123,14 +145,9 @@ impl Engine {
             }
             outcome = outcome.and_then(|()| self.turn());
             if let Err(Fatal(error)) = outcome {
-                tracing::error!(%error, "the engine stops");
-                let mail = self.mailbox.fail(&error);
-                for inspection in self.take_in(mail) {
-                    let _ = inspection.reply.send(Err(error.clone()));
-                }
-                self.end_all(&Err(error));
-                return;
+                return self.fail(error);
             }
+            self.publish();
         }
     }
 
@@ -150,6 +167,7 @@ impl Engine {
         self.sweep(now);
         if let Some(company) = self.gathering(now) {
             let patience = self.patience(now).map_or(company, |patience| patience.min(company));
+            self.publish();
             self.mailbox.wait(Some(patience));
             return Ok(());
         }
@@ -158,6 +176,7 @@ impl Engine {
             self.running.iter_mut().enumerate().map(|(slot, seq)| seq.candidate(slot)).collect();
         let shares = plan(&candidates, self.options.step_token_budget);
         if shares.is_empty() {
+            self.publish();
             self.mailbox.wait(self.patience(Instant::now()));
             return Ok(());
         }
@@ -184,7 +203,13 @@ impl Engine {
         }
         self.count_end(matches!(ending, Ending::Error(_)));
         let id = sequence.id;
-        let reason = sequence.end(ending, active);
+        let name = ending.name();
+        let end = AssertUnwindSafe(|| sequence.end(ending, active));
+        let reason = catch_unwind(end).unwrap_or_else(|panic| {
+            tracing::error!(message = panic_message(&*panic), "the end of a request panicked");
+            None
+        });
+        self.exporter.finished(reason.as_ref().map_or(name, FinishReason::name));
         self.emit(Some(id), phase, ProbeEvent::Ended { reason });
     }
 
@@ -193,6 +218,7 @@ impl Engine {
         self.count_end(outcome.is_err());
         let id = submission.id;
         let reason = outcome.as_ref().ok().cloned();
+        self.exporter.finished(reason.as_ref().map_or("error", FinishReason::name));
         submission.end(outcome, self.active_bytes());
         self.emit(Some(id), Phase::Queued, ProbeEvent::Ended { reason });
     }
@@ -260,7 +286,7 @@ impl Engine {
     }
 
     pub(crate) fn active_bytes(&self) -> u64 {
-        let memory = self.runner.memory();
+        let memory = self.memory;
         memory.weights + memory.activations + memory.kv_block * self.kv.used() as u64
     }
 
@@ -270,11 +296,16 @@ impl Engine {
             metrics.running = self.running.len();
             metrics.kv_blocks_used = self.kv.used();
             metrics.kv_blocks_total = self.kv.total();
-            metrics.kv_bytes_total = self.kv.total() as u64 * self.runner.memory().kv_block;
+            metrics.kv_bytes_total = self.kv.total() as u64 * self.memory.kv_block;
             metrics.active_bytes = active;
             metrics.peak_bytes = metrics.peak_bytes.max(active);
             change(metrics);
         });
+    }
+
+    /// Tells the recorder of the metrics what is new.
+    fn publish(&mut self) {
+        self.exporter.publish(totals(&self.meter, &self.mailbox));
     }
 
     pub(crate) fn report_memory(&mut self) {
@@ -302,12 +333,19 @@ impl Engine {
     }
 }
 
+/// What callers are told.
+pub(crate) fn totals(meter: &Meter, mailbox: &Mailbox) -> ModelMetrics {
+    let mut metrics = meter.read();
+    metrics.queued = mailbox.queued();
+    metrics
+}
+
 /// What a panic of the runner is to requests.
 pub(crate) fn panic_error(panic: &(dyn Any + Send)) -> Error {
     Error::engine_message(format!("the model runner panicked: {}", panic_message(panic)))
 }
 
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }

@@ -1,15 +1,18 @@
 //! The output side of a sequence that generates: sampling, text, delivery.
 
+use std::any::Any;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use inference_core::{
-    Completion, FinishReason, GenerateMetrics, Result, Token, TokenId, TokenLogprob,
+    Completion, Error, FinishReason, GenerateMetrics, Result, Token, TokenId, TokenLogprob,
 };
 use inference_text::{StreamDecoder, Tokenizer};
 
 use crate::channel::TokenSender;
+use crate::engine_thread::panic_message;
 use crate::prompt_lookup::PromptLookup;
 use crate::request::GeneratePlan;
 use crate::sampler::{Draw, Position, Sampler};
@@ -234,17 +237,26 @@ impl Generation {
     }
 
     /// Delivers what is left and the ending; returns the reason.
-    pub(crate) fn end(mut self, ending: Ending, metrics: GenerateMetrics) -> Option<FinishReason> {
-        let stopped = matches!(ending, Ending::Reason(FinishReason::StopString(_)));
-        if !stopped {
-            let (rest, matched) = self.output.finish();
-            // Unsettled text always has a held token; see `advance`.
-            if let Some(held) = &mut self.held {
-                held.text.push_str(&rest);
-            }
-            return self.close(ending, matched, metrics);
+    pub(crate) fn end(
+        mut self,
+        mut ending: Ending,
+        metrics: GenerateMetrics,
+    ) -> Option<FinishReason> {
+        if matches!(ending, Ending::Reason(FinishReason::StopString(_))) {
+            return self.close(ending, None, metrics);
         }
-        self.close(ending, None, metrics)
+        let finish = AssertUnwindSafe(|| self.output.finish());
+        let (rest, matched) = catch_unwind(finish).unwrap_or_else(|panic| {
+            if !matches!(ending, Ending::Error(_)) {
+                ending = Ending::Error(output_panic(&*panic));
+            }
+            (String::new(), None)
+        });
+        // Unsettled text always has a held token; see `advance`.
+        if let Some(held) = &mut self.held {
+            held.text.push_str(&rest);
+        }
+        self.close(ending, matched, metrics)
     }
 
     fn close(
@@ -270,4 +282,9 @@ impl Generation {
         self.sender.end(self.outbox, outcome.map(completion));
         reason
     }
+}
+
+/// What a panic between logits and text is to the request.
+pub(crate) fn output_panic(panic: &(dyn Any + Send)) -> Error {
+    Error::engine_message(format!("sampling or decoding panicked: {}", panic_message(panic)))
 }

@@ -158,6 +158,47 @@
 //! below sits out steps until there are blocks. So the highest rank always
 //! advances, and everybody becomes it.
 //!
+//! # What can be observed
+//!
+//! - **A request**: [`GenerateMetrics`](inference_core::GenerateMetrics) in its
+//!   completion.
+//! - **A model**: [`ModelMetrics`](inference_core::ModelMetrics), by
+//!   [`metrics`](inference_core::TextModel::metrics), and the same through the
+//!   `metrics` facade, whose recorder the program chooses. Labels: `model` (the
+//!   architecture) and `backend`.
+//!
+//!   | name | kind | |
+//!   |---|---|---|
+//!   | `inference_requests_total` | counter | requests that entered the scheduler |
+//!   | `inference_requests_finished_total` | counter | by `reason`: a finish reason's name, `complete` for one without text, `error` |
+//!   | `inference_steps_total` | counter | forward passes |
+//!   | `inference_prompt_tokens_total` | counter | prompt tokens computed, each once |
+//!   | `inference_cached_prompt_tokens_total` | counter | prompt tokens that the prefix cache had |
+//!   | `inference_generated_tokens_total` | counter | tokens generated |
+//!   | `inference_draft_tokens_total` | counter | tokens drafted by prompt lookup |
+//!   | `inference_accepted_draft_tokens_total` | counter | drafted tokens that were right |
+//!   | `inference_preemptions_total` | counter | sequences that lost their KV blocks to others |
+//!   | `inference_queued_requests` | gauge | requests that wait for a slot |
+//!   | `inference_running_sequences` | gauge | sequences in slots |
+//!   | `inference_kv_blocks_used` | gauge | KV blocks in use by running sequences |
+//!   | `inference_kv_blocks` | gauge | KV blocks in the pool |
+//!   | `inference_active_bytes` | gauge | weights, KV blocks in use, activations |
+//!   | `inference_prefix_hit_ratio` | gauge | part of all prompt tokens that the prefix cache had |
+//!   | `inference_step_seconds` | histogram | durations of forward passes |
+//!   | `inference_step_tokens` | histogram | tokens per forward pass |
+//!   | `inference_ttft_seconds` | histogram | times to first token, from submission |
+//!   | `inference_itl_seconds` | histogram | times from one token to the next; 0 within a step |
+//!
+//! - **Traces**: a `tracing` span `request` from the call to the end, below the
+//!   span of the caller, with `id`, `prompt_tokens` and at the end `cached`,
+//!   `generated` and `reason`; a span `forward` for every step with `sequences`
+//!   and `tokens`.
+//! - **Events**: all kinds of the [probe bus](inference_core::probe), the
+//!   logits of every position only while a sink wants them.
+//!
+//! Without recorder, subscriber and sinks none of this costs anything that
+//! could be measured.
+//!
 //! # Labels
 //!
 //! `classify` scores a label by the token that follows the prompt's own in the
@@ -181,6 +222,7 @@ mod block_pool;
 mod channel;
 mod classify;
 mod engine_thread;
+mod exporter;
 mod generation;
 mod kv_memory;
 mod mailbox;

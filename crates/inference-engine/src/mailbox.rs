@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use inference_core::{AttentionSnapshot, Error, Result, TokenId};
 
+use crate::channel::wake;
 use crate::submission::Submission;
 
 /// A look at attention, to be answered between steps.
@@ -184,7 +185,7 @@ impl Mailbox {
         let waiting = std::mem::take(&mut state.waiting_for_room);
         drop(state);
         self.engine.notify_one();
-        waiting.into_iter().for_each(Waker::wake);
+        waiting.into_iter().for_each(wake);
     }
 
     /// The engine stopped: refuses further requests with `error`, and returns
@@ -195,7 +196,7 @@ impl Mailbox {
         let waiting = std::mem::take(&mut state.waiting_for_room);
         let mail = state.take();
         drop(state);
-        waiting.into_iter().for_each(Waker::wake);
+        waiting.into_iter().for_each(wake);
         mail
     }
 
@@ -228,7 +229,7 @@ impl Mailbox {
         }
         let waiting = std::mem::take(&mut state.waiting_for_room);
         drop(state);
-        waiting.into_iter().for_each(Waker::wake);
+        waiting.into_iter().for_each(wake);
     }
 
     /// Blocks the engine thread until there is something new, or `patience`

@@ -1,6 +1,7 @@
 //! The model that callers hold.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::task::{Wake, Waker};
@@ -16,7 +17,8 @@ use inference_core::{
 
 use crate::channel::channel;
 use crate::classify::{classification, label_tokens, validate};
-use crate::engine_thread::Engine;
+use crate::engine_thread::{Engine, panic_error, totals};
+use crate::exporter::Exporter;
 use crate::mailbox::{Inspection, Mailbox};
 use crate::meter::Meter;
 use crate::options::EngineOptions;
@@ -25,7 +27,7 @@ use crate::request::Requirements;
 use crate::runner::ModelRunner;
 use crate::scheduler::Rank;
 use crate::stream::{EngineSource, Group, WhenFull};
-use crate::submission::{PrefillTask, RowConsumer, Submission, Task};
+use crate::submission::{PrefillTask, RowConsumer, Submission, Task, request_span};
 
 /// A [`TextModel`] over any [`ModelRunner`]; see the [crate](crate) for how it
 /// serves requests.
@@ -60,14 +62,23 @@ impl EngineModel {
         options: EngineOptions,
     ) -> Result<Arc<Self>> {
         options.validate()?;
-        let requirements = Arc::new(Requirements::new(&mut *runner, parts)?);
         let mailbox = Arc::new(Mailbox::new(options.max_queue, options.aging));
         let meter = Arc::new(Meter::default());
-        let inspects_attention = runner.inspects_attention();
         let channel_capacity = options.channel_capacity;
-        let tokenizer = requirements.parts.tokenizer.clone();
         let (shared_mailbox, shared_meter) = (Arc::clone(&mailbox), Arc::clone(&meter));
-        let engine = Engine::new(runner, options, tokenizer, shared_mailbox, shared_meter);
+        let build = move || {
+            let requirements = Arc::new(Requirements::new(&mut *runner, parts)?);
+            let inspects_attention = runner.inspects_attention();
+            let tokenizer = requirements.parts.tokenizer.clone();
+            let exporter = Exporter::new(&requirements.parts.info);
+            let engine =
+                Engine::new(runner, options, tokenizer, shared_mailbox, shared_meter, exporter);
+            Ok((requirements, inspects_attention, engine))
+        };
+        // The runner is asked for its facts.
+        let built = catch_unwind(AssertUnwindSafe(build));
+        let (requirements, inspects_attention, engine) =
+            built.unwrap_or_else(|panic| Err(panic_error(&*panic)))?;
         let thread = std::thread::Builder::new()
             .name("inference-engine".into())
             .spawn(move || engine.run())
@@ -99,6 +110,7 @@ impl EngineModel {
         let (ids, plan) = self.requirements.generation(prompt, options)?;
         let (sender, reader) = channel(self.channel_capacity, Arc::clone(&self.mailbox));
         let id = self.request_id();
+        let span = request_span(id, ids.len());
         group.lock().unwrap_or_else(PoisonError::into_inner).push_back(Submission {
             id,
             restored: None,
@@ -108,6 +120,7 @@ impl EngineModel {
             deadline: plan.deadline,
             cancel: plan.cancel.clone(),
             submitted: Instant::now(),
+            span,
             task: Task::Generate(Box::new(plan), sender),
         });
         let (mailbox, group) = (Arc::clone(&self.mailbox), Arc::clone(group));
@@ -115,8 +128,10 @@ impl EngineModel {
     }
 
     fn prefill(&self, ids: Vec<TokenId>, task: PrefillTask) -> Submission {
+        let id = self.request_id();
+        let span = request_span(id, ids.len());
         Submission {
-            id: self.request_id(),
+            id,
             restored: None,
             ids,
             priority: 0,
@@ -124,6 +139,7 @@ impl EngineModel {
             deadline: None,
             cancel: None,
             submitted: Instant::now(),
+            span,
             task: Task::Prefill(task),
         }
     }
@@ -233,9 +249,7 @@ impl TextModel for EngineModel {
     }
 
     fn metrics(&self) -> ModelMetrics {
-        let mut metrics = self.meter.read();
-        metrics.queued = self.mailbox.queued();
-        metrics
+        totals(&self.meter, &self.mailbox)
     }
 
     fn drain(&self) {

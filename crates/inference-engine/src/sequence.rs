@@ -56,11 +56,22 @@ pub(crate) enum Ending {
     Error(Error),
 }
 
+impl Ending {
+    /// What a request ended by, in metrics and traces, where its output does
+    /// not know better.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Reason(reason) => reason.name(),
+            Self::Complete => "complete",
+            Self::Error(_) => "error",
+        }
+    }
+}
+
 impl Sequence {
     /// A sequence for a request, without blocks.
     pub(crate) fn admit(submission: Submission, tokenizer: Option<Arc<Tokenizer>>) -> Self {
-        let Submission { id, ids, rank, deadline, cancel, submitted, task, .. } = submission;
-        let span = tracing::debug_span!("request", id = id.0, prompt_tokens = ids.len());
+        let Submission { id, ids, rank, deadline, cancel, submitted, span, task, .. } = submission;
         let work = match task {
             Task::Generate(plan, sender) => {
                 Work::Generate(Box::new(Generation::new(*plan, &ids, tokenizer, sender)))
@@ -302,8 +313,10 @@ impl Sequence {
         let now = Instant::now();
         let _entered = self.span.enter();
         tracing::debug!(?ending, "ends");
+        self.span.record("cached", self.cached_prompt_tokens);
+        let name = ending.name();
         let peak = self.peak_bytes.max(active_bytes);
-        match self.work {
+        let reason = match self.work {
             Work::Prefill(task) => {
                 let outcome = match ending {
                     Ending::Complete => Ok(()),
@@ -324,8 +337,11 @@ impl Sequence {
                 metrics.peak_bytes = peak;
                 metrics.active_bytes = active_bytes;
                 generation.fill_times(&mut metrics, self.submitted, started, now);
+                self.span.record("generated", generation.generated());
                 generation.end(ending, metrics)
             }
-        }
+        };
+        self.span.record("reason", reason.as_ref().map_or(name, FinishReason::name));
+        reason
     }
 }

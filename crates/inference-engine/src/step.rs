@@ -7,6 +7,7 @@ use inference_core::probe::{Phase, ProbeEvent};
 use inference_core::{Error, Result};
 
 use crate::engine_thread::{Engine, Fatal, panic_error};
+use crate::generation::output_panic;
 use crate::meter::StepTally;
 use crate::runner::{StepBatch, StepSequence};
 use crate::scheduler::Share;
@@ -26,6 +27,8 @@ impl Engine {
         let forward =
             span.in_scope(|| catch_unwind(AssertUnwindSafe(|| self.runner.forward(&batch))));
         let duration = began.elapsed();
+        self.exporter.step(duration, batch.tokens.len());
+        self.memory = self.runner.memory();
         let prompt: usize =
             shares.iter().map(|share| self.running[share.slot].new_prompt_tokens(share.len)).sum();
         self.update_meter(|metrics| {
@@ -109,7 +112,9 @@ impl Engine {
             let bus = self.options.probe_bus.as_deref();
             // All of them, also where a sequence ends before its last row.
             let mut own = rows.by_ref().take(wanted);
-            let ending = sequence.take_rows(share, own.by_ref(), now, bus, &mut tally);
+            let take = || sequence.take_rows(share, own.by_ref(), now, bus, &mut tally);
+            let ending = catch_unwind(AssertUnwindSafe(take))
+                .unwrap_or_else(|panic| Some(Ending::Error(output_panic(&*panic))));
             own.for_each(drop);
             if !matches!(ending, Some(Ending::Error(_))) {
                 self.kv.keep(&mut sequence.table, &sequence.ids[..sequence.computed]);
@@ -117,6 +122,7 @@ impl Engine {
             ended.extend(ending.map(|ending| (share.slot, ending)));
         }
         self.meter.update(|metrics| tally.add_to(metrics));
+        self.exporter.tokens(&tally);
         self.end_slots(ended);
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use inference_core::probe::RequestId;
 use inference_core::{CancelToken, Completion, FinishReason, GenerateMetrics, Result, TokenId};
+use tracing::{Span, field};
 
 use crate::channel::TokenSender;
 use crate::request::GeneratePlan;
@@ -26,6 +27,8 @@ pub(crate) struct Submission {
     pub(crate) deadline: Option<Instant>,
     pub(crate) cancel: Option<CancelToken>,
     pub(crate) submitted: Instant,
+    /// From the call to the end.
+    pub(crate) span: Span,
     pub(crate) task: Task,
 }
 
@@ -42,6 +45,18 @@ impl std::fmt::Debug for KvBytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("KvBytes").field("positions", &self.positions).finish_non_exhaustive()
     }
+}
+
+/// The span of a request, below that of its caller.
+pub(crate) fn request_span(id: RequestId, prompt_tokens: usize) -> Span {
+    tracing::info_span!(
+        "request",
+        id = id.0,
+        prompt_tokens,
+        cached = field::Empty,
+        generated = field::Empty,
+        reason = field::Empty,
+    )
 }
 
 /// What a request wants.
@@ -105,6 +120,10 @@ impl Submission {
 
     /// Ends it before it ran.
     pub(crate) fn end(self, outcome: Result<FinishReason>, active_bytes: u64) {
+        let _entered = self.span.enter();
+        let reason = outcome.as_ref().map_or("error", FinishReason::name);
+        self.span.record("reason", reason);
+        tracing::debug!(?outcome, "ends before it ran");
         match self.task {
             Task::Generate(plan, sender) => {
                 let waited = self.submitted.elapsed();
