@@ -6,6 +6,9 @@ use std::fmt;
 use inference_core::{Error, KvDtype, Result};
 use inference_engine::BlockId;
 
+/// Elements that share a scale in q8_0.
+pub(crate) const Q8_GROUP: usize = 32;
+
 /// The shape of a KV pool: `num_blocks` blocks of `block_size` tokens, for
 /// each layer `num_kv_heads x head_dim` keys and as many values per token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +28,24 @@ pub struct KvLayout {
 }
 
 impl KvLayout {
+    /// Whether the heads can be stored as the type says.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidOption`](inference_core::ErrorKind::InvalidOption)
+    /// naming `kv_dtype`, for q8_0 and heads that do not consist of groups of
+    /// 32 elements.
+    pub fn validate(&self) -> Result<()> {
+        if self.dtype == KvDtype::Q8_0 && !self.head_dim.is_multiple_of(Q8_GROUP) {
+            let expected = format!(
+                "f32, f16 or bf16: heads of {} elements are not made of groups of {Q8_GROUP}",
+                self.head_dim
+            );
+            return Err(Error::invalid_option("kv_dtype", self.dtype, expected));
+        }
+        Ok(())
+    }
+
     /// Token slots in the pool.
     #[must_use]
     pub fn slots(&self) -> usize {
@@ -59,8 +80,8 @@ impl KvLayout {
         let elements = self.head_dim as u64;
         match self.dtype {
             KvDtype::F32 => elements.saturating_mul(4),
-            // Groups of 32 with one 16-bit scale: 34 bytes.
-            KvDtype::Q8_0 => elements.div_ceil(32).saturating_mul(34),
+            // 32 bytes with one 16-bit scale.
+            KvDtype::Q8_0 => elements.div_ceil(Q8_GROUP as u64).saturating_mul(34),
             _ => elements.saturating_mul(2),
         }
     }

@@ -28,7 +28,7 @@ impl KvPlan {
     /// # Errors
     ///
     /// [`InvalidOption`](inference_core::ErrorKind::InvalidOption) for a
-    /// context beyond the model's,
+    /// context beyond the model's or a type that its heads cannot have,
     /// [`Exhausted`](inference_core::ErrorKind::Exhausted) where the budget
     /// cannot hold one sequence.
     pub(crate) fn new(config: &DecoderConfig, options: &LoadOptions, slots: usize) -> Result<Self> {
@@ -46,6 +46,7 @@ impl KvPlan {
             num_blocks: 0,
             dtype,
         };
+        layout.validate()?;
         let block_bytes = layout.block_bytes().max(1);
         let budget = options.kv_budget.unwrap_or(DEFAULT_KV_BUDGET);
         let affordable = usize::try_from(budget / block_bytes).unwrap_or(usize::MAX);

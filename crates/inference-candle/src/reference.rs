@@ -10,6 +10,7 @@
 
 mod attention;
 mod kv_cache;
+mod kv_plane;
 mod linear;
 mod quantized_linear;
 

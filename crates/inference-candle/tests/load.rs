@@ -81,7 +81,6 @@ fn options_that_cannot_be_honoured_are_refused_by_name() {
     for (options, kind, name) in [
         (new().with_adapter_path("x"), ErrorKind::Unsupported, "adapter_path"),
         (new().with_gpu_layers(3), ErrorKind::Unsupported, "gpu_layers"),
-        (new().with_kv_dtype(KvDtype::Q8_0), ErrorKind::Unsupported, "q8_0"),
         (new().with_context_len(257), ErrorKind::InvalidOption, "context_len"),
         (new().with_parallel_slots(5000), ErrorKind::InvalidOption, "parallel_slots"),
         (new().with_kv_budget(100), ErrorKind::Exhausted, "kv_budget"),
@@ -126,6 +125,18 @@ fn half_precision_keys_and_values_work() {
         let tokens: Vec<_> = model.generate(ids_in, options).unwrap().collect();
         let first = tokens[0].as_ref().unwrap().id;
         assert_eq!(first, ids(&prompt["greedy"])[0]);
+    }
+}
+
+#[test]
+fn eight_bits_need_heads_of_whole_groups() {
+    let Some(dir) = inference_fixtures::dir("tiny/llama-tied-bias") else { return };
+    let options = LoadOptions::new().with_kv_dtype(KvDtype::Q8_0);
+    let error = refusal(&ModelSource::from(dir), &options);
+    assert_eq!(error.kind(), ErrorKind::InvalidOption);
+    let message = error.to_string();
+    for part in ["kv_dtype", "q8_0", "heads of 8 elements", "groups of 32"] {
+        assert!(message.contains(part), "{message}");
     }
 }
 

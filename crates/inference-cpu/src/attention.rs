@@ -6,7 +6,7 @@ use inference_candle::{AttentionSpec, BatchView, KvLayout};
 use inference_core::{Error, Result};
 use inference_engine::StepSequence;
 
-use crate::kernels::{AttentionArgs, AttentionRow, Element, Kernels, KeyRun};
+use crate::kernels::{AttentionArgs, AttentionRow, Kernels, KeyRun, Stored};
 use crate::kv_cache::{LayerBlocks, Pool};
 use crate::linear::SharedOut;
 use crate::workers::Workers;
@@ -44,7 +44,7 @@ fn first_key(position: usize, window: Option<usize>) -> usize {
 }
 
 /// Stores the step's keys and values in their sequences' blocks.
-pub(crate) fn store<T: Element>(
+pub(crate) fn store<T: Stored>(
     pool: &mut Pool<T>,
     blocks: LayerBlocks<'_>,
     operands: &Operands<'_>,
@@ -56,17 +56,16 @@ pub(crate) fn store<T: Element>(
             let position = sequence.position + token;
             let block = block_of(sequence, position / block_size, blocks.layout)?;
             for head in 0..num_kv_heads {
-                let to = blocks.head(block, head) + position % block_size * head_dim;
+                let items = head_dim / T::VALUES;
+                let to = blocks.head::<T>(block, head) + position % block_size * items;
                 let from = ((sequence.start + token) * num_kv_heads + head) * head_dim;
                 for (stored, new) in [(&mut pool.keys, operands.k), (&mut pool.values, operands.v)]
                 {
-                    let to = stored.get_mut(to..to + head_dim);
+                    let to = stored.get_mut(to..to + items);
                     let (Some(to), Some(from)) = (to, new.get(from..from + head_dim)) else {
                         return Err(Error::engine_message("keys outside of the KV pool"));
                     };
-                    for (to, from) in to.iter_mut().zip(from) {
-                        *to = T::narrow(*from);
-                    }
+                    T::store(from, to);
                 }
             }
         }
@@ -93,12 +92,13 @@ pub(crate) enum Keys<'a, T> {
     Step { keys: &'a [T], values: &'a [T] },
 }
 
-impl<T: Element> Keys<'_, T> {
-    /// Elements from one key to the next.
+impl<T: Stored> Keys<'_, T> {
+    /// Items from one key to the next.
     fn stride(&self, spec: &AttentionSpec) -> usize {
+        let items = spec.head_dim / T::VALUES;
         match self {
-            Self::Paged { .. } => spec.head_dim,
-            Self::Step { .. } => spec.num_kv_heads * spec.head_dim,
+            Self::Paged { .. } => items,
+            Self::Step { .. } => spec.num_kv_heads * items,
         }
     }
 
@@ -112,7 +112,7 @@ impl<T: Element> Keys<'_, T> {
         let outside = || Error::engine_message("keys outside of their storage");
         // A run of `len` keys at `at`, checked.
         let run = |keys: &[T], values: &[T], at: usize, len: usize| {
-            let last = at + (len - 1) * self.stride(spec) + spec.head_dim;
+            let last = at + (len - 1) * self.stride(spec) + spec.head_dim / T::VALUES;
             let keys = keys.get(at..last).ok_or_else(outside)?.as_ptr();
             let values = values.get(at..last).ok_or_else(outside)?.as_ptr();
             Ok(KeyRun { keys, values, len })
@@ -120,7 +120,7 @@ impl<T: Element> Keys<'_, T> {
         match self {
             Self::Step { keys, values } => {
                 let token = item.sequence.start + range.start;
-                let at = (token * spec.num_kv_heads + item.kv_head) * spec.head_dim;
+                let at = (token * spec.num_kv_heads + item.kv_head) * (spec.head_dim / T::VALUES);
                 Ok(vec![run(keys, values, at, range.len())?])
             }
             Self::Paged { pool, blocks } => {
@@ -131,7 +131,7 @@ impl<T: Element> Keys<'_, T> {
                     let block = block_of(item.sequence, position / size, blocks.layout)?;
                     let slot = position % size;
                     let len = (size - slot).min(range.end - position);
-                    let at = blocks.head(block, item.kv_head) + slot * spec.head_dim;
+                    let at = blocks.head::<T>(block, item.kv_head) + slot * self.stride(spec);
                     runs.push(run(&pool.keys, &pool.values, at, len)?);
                     position += len;
                 }
@@ -142,7 +142,7 @@ impl<T: Element> Keys<'_, T> {
 }
 
 /// Attention of every token of the step, `[tokens, heads * head_dim]`.
-pub(crate) fn attend<T: Element>(
+pub(crate) fn attend<T: Stored>(
     kernels: &Kernels,
     workers: &Workers,
     operands: &Operands<'_>,
@@ -180,7 +180,7 @@ pub(crate) fn attend<T: Element>(
     }
 }
 
-fn attend_item<T: Element>(
+fn attend_item<T: Stored>(
     kernels: &Kernels,
     operands: &Operands<'_>,
     keys: &Keys<'_, T>,
@@ -222,6 +222,6 @@ fn attend_item<T: Element>(
     // and runs were checked against their storage; outputs lie as queries do,
     // in a buffer as long as theirs, and no other item has the same query and
     // head. Every row sees `begin..end` within `range`, at least its own key.
-    unsafe { (T::kernels(kernels).attention)(&args) };
+    unsafe { (T::attention(kernels))(&args) };
     Ok(())
 }

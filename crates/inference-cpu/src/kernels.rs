@@ -25,6 +25,7 @@ mod elementwise;
 pub(crate) mod format;
 mod linear;
 pub(crate) mod part;
+mod stored;
 
 mod scalar;
 
@@ -46,6 +47,7 @@ pub(crate) use attention::{AttentionArgs, AttentionRow, KeyRun};
 pub(crate) use blocks::BlockArgs;
 pub(crate) use linear::{LinearArgs, PANEL_FEATURES, panel_scratch_len};
 pub(crate) use part::{Element, GROUP, LANES};
+pub(crate) use stored::{Q8Block, Stored};
 
 /// The instruction sets that kernels exist for.
 ///
@@ -126,6 +128,8 @@ pub(crate) struct Kernels {
     pub(crate) f32: ElementKernels<f32>,
     pub(crate) f16: ElementKernels<f16>,
     pub(crate) bf16: ElementKernels<bf16>,
+    /// Attention to keys and values of 8 bits.
+    pub(crate) q8_attention: unsafe fn(&AttentionArgs<'_, Q8Block>),
     /// `x / sqrt(mean(x^2) + eps) * weight` of one row: `(x, weight, out, eps)`.
     pub(crate) rms_norm: unsafe fn(&[f32], &[f32], &mut [f32], f32),
     /// `activation(gate) * up`: `(gate, up, out, activation)`.
@@ -162,7 +166,7 @@ macro_rules! kernel_table {
         use inference_candle::Activation;
         use $crate::kernels::{
             AttentionArgs, BlockArgs, BlockKernel, ElementKernels, Kernels, LinearArgs,
-            QuantizedRow, activations, attention, blocks, elementwise, format, linear,
+            Q8Block, QuantizedRow, activations, attention, blocks, elementwise, format, linear,
         };
 
         $crate::kernels::kernel_table!(@element f32, f32_kernels, $part, $parts, $rows, $weights, $single $(, $features)?);
@@ -185,6 +189,11 @@ macro_rules! kernel_table {
         }
 
         $(#[target_feature(enable = $features)])?
+        unsafe fn q8_attention(args: &AttentionArgs<'_, Q8Block>) {
+            attention::attention::<$part, Q8Block, $parts, $rows, $weights, $single>(args);
+        }
+
+        $(#[target_feature(enable = $features)])?
         unsafe fn affine<F: format::Format>(args: &BlockArgs) {
             blocks::affine::<$part, F, $parts>(args);
         }
@@ -194,6 +203,7 @@ macro_rules! kernel_table {
             f32: f32_kernels::KERNELS,
             f16: f16_kernels::KERNELS,
             bf16: bf16_kernels::KERNELS,
+            q8_attention,
             rms_norm,
             gated,
             quantize,

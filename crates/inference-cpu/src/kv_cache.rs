@@ -10,7 +10,7 @@ use inference_candle::{KvCache, KvLayout};
 use inference_core::{Error, KvDtype, Result};
 use inference_engine::BlockId;
 
-use crate::kernels::Element;
+use crate::kernels::{Q8Block, Stored};
 
 /// Keys and values as `[layer, block, kv_head, slot, head_dim]`, one
 /// allocation each: the keys of one head in one block follow each other.
@@ -24,6 +24,7 @@ pub(crate) enum Pools {
     F32(Pool<f32>),
     F16(Pool<f16>),
     Bf16(Pool<bf16>),
+    Q8(Pool<Q8Block>),
 }
 
 /// Keys and values of one type.
@@ -35,7 +36,8 @@ pub(crate) struct Pool<T> {
 impl CpuKvCache {
     /// A pool of zeros. Its pages are committed when they are first written.
     pub(crate) fn new(layout: &KvLayout) -> Result<Self> {
-        let elements = [
+        layout.validate()?;
+        let values = [
             layout.num_layers,
             layout.num_blocks,
             layout.num_kv_heads,
@@ -46,28 +48,27 @@ impl CpuKvCache {
         .try_fold(1usize, |product, n| product.checked_mul(*n))
         .ok_or_else(|| exhausted(usize::MAX))?;
         let pools = match layout.dtype {
-            KvDtype::F32 => Pools::F32(Pool::new(elements)?),
-            KvDtype::F16 => Pools::F16(Pool::new(elements)?),
-            KvDtype::Bf16 => Pools::Bf16(Pool::new(elements)?),
+            KvDtype::F32 => Pools::F32(Pool::new(values)?),
+            KvDtype::F16 => Pools::F16(Pool::new(values)?),
+            KvDtype::Bf16 => Pools::Bf16(Pool::new(values)?),
+            KvDtype::Q8_0 => Pools::Q8(Pool::new(values)?),
             other => {
-                return Err(Error::unsupported(
-                    "the backend `cpu`",
-                    format!("kv_dtype = {other:?} (f32, f16 and bf16 are)"),
-                ));
+                return Err(Error::unsupported("the backend `cpu`", format!("kv_dtype = {other}")));
             }
         };
         Ok(Self { layout: layout.clone(), pools })
     }
 }
 
-impl<T: Element> Pool<T> {
-    fn new(elements: usize) -> Result<Self> {
-        Ok(Self { keys: zeros(elements)?, values: zeros(elements)? })
+impl<T: Stored> Pool<T> {
+    fn new(values: usize) -> Result<Self> {
+        let items = values / T::VALUES;
+        Ok(Self { keys: zeros(items)?, values: zeros(items)? })
     }
 }
 
-impl<T: Element> Pool<T> {
-    /// The elements of `len` positions of a block, in the order of the format
+impl<T: Stored> Pool<T> {
+    /// The items of `len` positions of a block, in the order of the format
     /// outside of the pool: runs of one head at one position.
     fn runs(
         layout: &KvLayout,
@@ -75,13 +76,14 @@ impl<T: Element> Pool<T> {
         len: usize,
     ) -> impl Iterator<Item = (bool, Range<usize>)> {
         let &KvLayout { num_layers, num_kv_heads, head_dim, .. } = layout;
+        let items = head_dim / T::VALUES;
         (0..len).flat_map(move |slot| {
             (0..num_layers).flat_map(move |layer| {
-                let first = move |head| LayerBlocks { layout, layer }.head(block, head);
+                let first = move |head| LayerBlocks { layout, layer }.head::<T>(block, head);
                 [true, false].into_iter().flat_map(move |keys| {
                     (0..num_kv_heads).map(move |head| {
-                        let start = first(head) + slot * head_dim;
-                        (keys, start..start + head_dim)
+                        let start = first(head) + slot * items;
+                        (keys, start..start + items)
                     })
                 })
             })
@@ -123,10 +125,11 @@ pub(crate) struct LayerBlocks<'a> {
 }
 
 impl LayerBlocks<'_> {
-    /// The index of the first element of a head's first slot in a block.
-    pub(crate) fn head(&self, block: usize, head: usize) -> usize {
+    /// The index of the first item of a head's first slot in a block.
+    pub(crate) fn head<T: Stored>(&self, block: usize, head: usize) -> usize {
         let KvLayout { num_kv_heads, head_dim, block_size, num_blocks, .. } = *self.layout;
-        ((self.layer * num_blocks + block) * num_kv_heads + head) * block_size * head_dim
+        let items = block_size * (head_dim / T::VALUES);
+        ((self.layer * num_blocks + block) * num_kv_heads + head) * items
     }
 }
 
@@ -146,6 +149,7 @@ impl KvCache for CpuKvCache {
             Pools::F32(pool) => pool.read(&self.layout, block as usize, len),
             Pools::F16(pool) => pool.read(&self.layout, block as usize, len),
             Pools::Bf16(pool) => pool.read(&self.layout, block as usize, len),
+            Pools::Q8(pool) => pool.read(&self.layout, block as usize, len),
         }
     }
 
@@ -155,6 +159,7 @@ impl KvCache for CpuKvCache {
             Pools::F32(pool) => pool.write(&self.layout, block as usize, len, bytes),
             Pools::F16(pool) => pool.write(&self.layout, block as usize, len, bytes),
             Pools::Bf16(pool) => pool.write(&self.layout, block as usize, len, bytes),
+            Pools::Q8(pool) => pool.write(&self.layout, block as usize, len, bytes),
         }
     }
 
@@ -179,7 +184,7 @@ fn exhausted(bytes: usize) -> Error {
 
 /// `len` zeros, or an error where the allocator refuses. Fresh zero pages of
 /// the operating system are not touched.
-fn zeros<T: Element>(len: usize) -> Result<Vec<T>> {
+fn zeros<T: Stored>(len: usize) -> Result<Vec<T>> {
     let bytes = len.saturating_mul(size_of::<T>());
     let layout = Layout::array::<T>(len).map_err(|_| exhausted(bytes))?;
     if layout.size() == 0 {
@@ -216,7 +221,7 @@ mod tests {
     #[test]
     fn what_cannot_be_had_is_refused() {
         let error = CpuKvCache::new(&layout(KvDtype::Q8_0, 3)).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert_eq!(error.kind(), ErrorKind::InvalidOption);
         for num_blocks in [usize::MAX / 8, usize::MAX / 4096] {
             let error = CpuKvCache::new(&layout(KvDtype::F32, num_blocks)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Exhausted);

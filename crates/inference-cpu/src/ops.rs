@@ -11,7 +11,7 @@ use inference_core::{Error, Precision, Result};
 use crate::CpuOptions;
 use crate::attention::{Keys, Operands, attend, store};
 use crate::block_linear::BlockLinear;
-use crate::kernels::{Element, Kernels, Tier};
+use crate::kernels::{Element, Kernels, Stored, Tier};
 use crate::kv_cache::{CpuKvCache, LayerBlocks, Pool, Pools};
 use crate::linear::CpuLinear;
 use crate::view::{AnyFloats, Contiguous, shapes, tensor};
@@ -63,7 +63,7 @@ impl CpuOps {
         self.workers.threads()
     }
 
-    fn attend_pool<T: Element>(
+    fn attend_pool<T: Stored>(
         &self,
         pool: &mut Pool<T>,
         blocks: LayerBlocks<'_>,
@@ -228,6 +228,7 @@ impl Ops for CpuOps {
                     Pools::F32(pool) => self.attend_pool(pool, blocks, &operands, batch, spec)?,
                     Pools::F16(pool) => self.attend_pool(pool, blocks, &operands, batch, spec)?,
                     Pools::Bf16(pool) => self.attend_pool(pool, blocks, &operands, batch, spec)?,
+                    Pools::Q8(pool) => self.attend_pool(pool, blocks, &operands, batch, spec)?,
                 }
             }
         };

@@ -48,7 +48,8 @@ fn options_that_cannot_be_honoured_are_refused_by_name() {
     for (options, name, kind) in [
         (options.clone().with_gpu_layers(2), "gpu_layers", ErrorKind::Unsupported),
         (options.clone().with_adapter_path("a"), "adapter_path", ErrorKind::Unsupported),
-        (options.clone().with_kv_dtype(KvDtype::Q8_0), "kv_dtype", ErrorKind::Unsupported),
+        // Heads of 8 elements.
+        (options.clone().with_kv_dtype(KvDtype::Q8_0), "kv_dtype", ErrorKind::InvalidOption),
         (options.clone().with_threads(100_000), "threads", ErrorKind::InvalidOption),
         (options.clone().with_kv_budget(1), "kv_budget", ErrorKind::Exhausted),
     ] {

@@ -18,7 +18,7 @@ const SPEC: AttentionSpec = AttentionSpec {
     window: None,
 };
 
-const DTYPES: [KvDtype; 3] = [KvDtype::F32, KvDtype::F16, KvDtype::Bf16];
+const DTYPES: [KvDtype; 4] = [KvDtype::F32, KvDtype::F16, KvDtype::Bf16, KvDtype::Q8_0];
 
 fn implementations() -> Vec<Box<dyn Ops>> {
     let cpu = CpuOps::new(&CpuOptions::new().with_threads(1)).unwrap();

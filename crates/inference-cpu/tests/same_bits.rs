@@ -23,7 +23,14 @@ const BLOCKS: usize = 64;
 const CASES: [&str; 7] =
     ["llama-h256", "qwen3", "gemma2", "gemma3-text", "mistral-window8", "mixtral", "phi3-longrope"];
 
-fn runner(dir: &Path, options: &CpuOptions) -> CandleRunner {
+/// The cases with each way to store keys and values that is tested with them.
+fn cases() -> impl Iterator<Item = (&'static str, KvDtype)> {
+    let q8 = ["llama-h256", "qwen3", "qwen3moe"];
+    let floats = CASES.into_iter().map(|case| (case, KvDtype::F32));
+    floats.chain(q8.into_iter().map(|case| (case, KvDtype::Q8_0)))
+}
+
+fn runner(dir: &Path, options: &CpuOptions, dtype: KvDtype) -> CandleRunner {
     let files = ModelFiles::new(&ModelSource::from(dir)).unwrap();
     let json = files.read_required("config.json").unwrap();
     let config = DecoderConfig::from_json("config.json", &json).unwrap();
@@ -34,7 +41,7 @@ fn runner(dir: &Path, options: &CpuOptions) -> CandleRunner {
         head_dim: config.head_dim,
         block_size: BLOCK,
         num_blocks: BLOCKS,
-        dtype: KvDtype::F32,
+        dtype,
     };
     let ops: Arc<dyn inference_candle::Ops> = Arc::new(CpuOps::new(options).unwrap());
     let cache = ops.kv_cache(&layout).unwrap();
@@ -79,7 +86,7 @@ fn run(
 
 #[test]
 fn of_every_position_however_it_is_computed() {
-    for case in CASES {
+    for (case, dtype) in cases() {
         let Some(dir) = inference_fixtures::dir(&format!("tiny/{case}")) else { return };
         let expected = inference_fixtures::json(&dir.join("expected.json"));
         let prompts: Vec<Vec<u32>> = expected["prompts"]
@@ -92,7 +99,7 @@ fn of_every_position_however_it_is_computed() {
         let [a, b, c] = [0, 1, 2].map(|i| prompts[i].len());
         let alone = vec![vec![(0, 0, a)], vec![(1, 0, b)], vec![(2, 0, c)]];
         let first = CpuOptions::new().with_tier(Tier::Scalar).with_threads(1);
-        let reference = run(&mut runner(&dir, &first), &prompts, &alone);
+        let reference = run(&mut runner(&dir, &first, dtype), &prompts, &alone);
 
         let one_by_one =
             (0..3).flat_map(|s| (0..prompts[s].len()).map(move |t| vec![(s, t, t + 1)]));
@@ -115,10 +122,13 @@ fn of_every_position_however_it_is_computed() {
             for threads in [1, 2] {
                 let options = CpuOptions::new().with_tier(tier).with_threads(threads);
                 // One pool for all ways: what lies in it from before is never read.
-                let mut runner = runner(&dir, &options);
+                let mut runner = runner(&dir, &options, dtype);
                 for (name, steps) in &ways {
                     let found = run(&mut runner, &prompts, steps);
-                    assert!(found == reference, "{case}: {name}, {tier}, {threads} threads");
+                    assert!(
+                        found == reference,
+                        "{case}, {dtype}: {name}, {tier}, {threads} threads"
+                    );
                 }
             }
         }
@@ -145,12 +155,13 @@ fn generated(model: &dyn TextModel, prompts: &[Vec<u32>]) -> Vec<Vec<Vec<u32>>> 
 
 #[test]
 fn of_every_generated_token_through_the_contract() {
-    for case in CASES {
+    for (case, dtype) in cases() {
         let Some(dir) = inference_fixtures::dir(&format!("tiny/{case}")) else { return };
         let expected = inference_fixtures::json(&dir.join("expected.json"));
         let prompts = expected["prompts"].as_array().unwrap();
         let prompts: Vec<Vec<u32>> = prompts.iter().map(|p| ids(&p["input_ids"])).collect();
         let load = |options: LoadOptions| {
+            let options = options.with_kv_dtype(dtype);
             CpuBackend::new().load_model(&ModelSource::from(dir.as_path()), &options).unwrap()
         };
         let model = load(LoadOptions::new().with_threads(1).with_parallel_slots(1));

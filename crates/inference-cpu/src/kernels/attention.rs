@@ -7,9 +7,10 @@
 
 use super::elementwise::{exp, tanh};
 use super::linear::dot_tile;
-use super::part::{Element, LANES, Part, greatest_of_parts, sum_parts};
+use super::part::{LANES, Part, greatest_of_parts, sum_parts};
+use super::stored::Stored;
 
-/// Keys and values of consecutive positions that lie `stride` elements apart.
+/// Keys and values of consecutive positions that lie `stride` items apart.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeyRun<T> {
     pub(crate) keys: *const T,
@@ -36,7 +37,7 @@ pub(crate) struct AttentionArgs<'a, T> {
     pub(crate) rows: &'a [AttentionRow],
     /// They hold at least the keys that any row sees.
     pub(crate) runs: &'a [KeyRun<T>],
-    /// Elements from one key to the next within a run; for values as well.
+    /// Items from one key to the next within a run; for values as well.
     pub(crate) stride: usize,
     pub(crate) head_dim: usize,
     pub(crate) scale: f32,
@@ -57,7 +58,7 @@ pub(crate) struct AttentionArgs<'a, T> {
 #[inline(always)]
 pub(super) unsafe fn attention<
     P: Part,
-    T: Element,
+    T: Stored,
     const PARTS: usize,
     const ROWS: usize,
     const WEIGHTS: usize,
@@ -123,7 +124,7 @@ pub(super) unsafe fn attention<
 #[inline(always)]
 unsafe fn scores<
     P: Part,
-    T: Element,
+    T: Stored,
     const PARTS: usize,
     const ROWS: usize,
     const WEIGHTS: usize,
@@ -230,7 +231,7 @@ unsafe fn softmax<P: Part, const PARTS: usize>(scores: *mut f32, len: usize, sof
 ///
 /// As [`attention`]; the keys are in the runs.
 #[inline(always)]
-unsafe fn weigh<P: Part, T: Element, const PARTS: usize, const ROWS: usize>(
+unsafe fn weigh<P: Part, T: Stored, const PARTS: usize, const ROWS: usize>(
     args: &AttentionArgs<'_, T>,
     row: usize,
     from: usize,
@@ -254,9 +255,9 @@ unsafe fn weigh<P: Part, T: Element, const PARTS: usize, const ROWS: usize>(
             let begin = from.max(first);
             let end = to.min(first + run.len);
             for key in begin..end {
-                let value = run.values.add((key - first) * args.stride + element);
+                let value = run.values.add((key - first) * args.stride);
                 for part in 0..PARTS {
-                    let value = T::load::<P>(value.add(part * P::WIDTH));
+                    let value = T::load_at::<P>(value, element + part * P::WIDTH);
                     for r in 0..ROWS {
                         let weight = P::splat(*weights.add(r * args.scores_stride + key));
                         sums[r][part] = weight.fma(value, sums[r][part]);
@@ -280,7 +281,7 @@ unsafe fn weigh<P: Part, T: Element, const PARTS: usize, const ROWS: usize>(
                 let begin = from.max(first);
                 let end = to.min(first + run.len);
                 for key in begin..end {
-                    let value = (*run.values.add((key - first) * args.stride + element)).widen();
+                    let value = T::value_at(run.values.add((key - first) * args.stride), element);
                     let weight = *weights.add(r * args.scores_stride + key);
                     *out = weight.mul_add(value, *out);
                 }

@@ -35,6 +35,16 @@ impl Part for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        Self(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))))
+    }
+
+    #[inline(always)]
+    unsafe fn splat_f16(value: f16) -> Self {
+        Self(_mm256_cvtph_ps(_mm_set1_epi16(value.to_bits().cast_signed())))
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         _mm256_storeu_ps(to, self.0);
     }

@@ -49,6 +49,16 @@ impl Part for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        Self(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))))
+    }
+
+    #[inline(always)]
+    unsafe fn splat_f16(value: f16) -> Self {
+        Self(_mm512_cvtph_ps(_mm256_set1_epi16(value.to_bits().cast_signed())))
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         _mm512_storeu_ps(to, self.0);
     }

@@ -5,6 +5,7 @@
 //! panels decide what is reused from which cache, and nothing else.
 
 use super::part::{Element, LANES, Part, sum_parts};
+use super::stored::Stored;
 
 /// Weight rows that are widened together for many rows.
 pub(crate) const PANEL_FEATURES: usize = 12;
@@ -43,11 +44,11 @@ pub(crate) struct LinearArgs<T> {
 ///
 /// # Safety
 ///
-/// As [`Part`]; every pointer is readable for `steps * LANES` elements.
+/// As [`Part`]; every row has `steps * LANES` elements.
 #[inline(always)]
 pub(super) unsafe fn accumulate<
     P: Part,
-    T: Element,
+    T: Stored,
     const PARTS: usize,
     const ROWS: usize,
     const WEIGHTS: usize,
@@ -62,7 +63,7 @@ pub(super) unsafe fn accumulate<
             let at = step * LANES + part * P::WIDTH;
             let mut weights = [P::splat(0.0); WEIGHTS];
             for j in 0..WEIGHTS {
-                weights[j] = T::load::<P>(w[j].add(at));
+                weights[j] = T::load_at::<P>(w[j], at);
             }
             for r in 0..ROWS {
                 let activations = P::load(x[r].add(at));
@@ -78,11 +79,11 @@ pub(super) unsafe fn accumulate<
 ///
 /// # Safety
 ///
-/// As [`Part`]; every pointer is readable for `k` elements.
+/// As [`Part`]; every row has `k` elements.
 #[inline(always)]
 pub(super) unsafe fn dot_tile<
     P: Part,
-    T: Element,
+    T: Stored,
     const PARTS: usize,
     const ROWS: usize,
     const WEIGHTS: usize,
@@ -104,7 +105,7 @@ pub(super) unsafe fn dot_tile<
                 x_tail[r][i] = *x[r].add(done + i);
             }
             for j in 0..WEIGHTS {
-                w_tail[j][i] = (*w[j].add(done + i)).widen();
+                w_tail[j][i] = T::value_at(w[j], done + i);
             }
         }
         let x_tail: [*const f32; ROWS] = std::array::from_fn(|r| x_tail[r].as_ptr());

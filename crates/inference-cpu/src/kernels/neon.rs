@@ -26,23 +26,25 @@ impl Part for Neon {
 
     #[inline(always)]
     unsafe fn load_f16(from: *const f16) -> Self {
-        let stored: uint16x4_t = vld1_u16(from.cast());
-        let wide: float32x4_t;
-        // The intrinsic for this instruction is not stable yet; the
-        // instruction itself is part of the base architecture.
-        asm!(
-            "fcvtl {wide:v}.4s, {stored:v}.4h",
-            wide = lateout(vreg) wide,
-            stored = in(vreg) stored,
-            options(pure, nomem, nostack, preserves_flags),
-        );
-        Self(wide)
+        Self(widen_f16(vld1_u16(from.cast())))
     }
 
     #[inline(always)]
     unsafe fn load_bf16(from: *const bf16) -> Self {
         let stored: uint16x4_t = vld1_u16(from.cast());
         Self(vreinterpretq_f32_u32(vshlq_n_u32::<16>(vmovl_u16(stored))))
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        let four = from.cast::<u32>().read_unaligned();
+        let wide = vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(u64::from(four)))));
+        Self(vcvtq_f32_s32(wide))
+    }
+
+    #[inline(always)]
+    unsafe fn splat_f16(value: f16) -> Self {
+        Self(widen_f16(vdup_n_u16(value.to_bits())))
     }
 
     #[inline(always)]
@@ -129,6 +131,25 @@ impl Part for Neon {
         let [a, b, c, d] = groups;
         Self(vcvtq_f32_s32(vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d))))
     }
+}
+
+/// Four f16, widened.
+///
+/// # Safety
+///
+/// As [`Part`].
+#[inline(always)]
+unsafe fn widen_f16(stored: uint16x4_t) -> float32x4_t {
+    let wide: float32x4_t;
+    // The intrinsic for this instruction is not stable yet; the
+    // instruction itself is part of the base architecture.
+    asm!(
+        "fcvtl {wide:v}.4s, {stored:v}.4h",
+        wide = lateout(vreg) wide,
+        stored = in(vreg) stored,
+        options(pure, nomem, nostack, preserves_flags),
+    );
+    wide
 }
 
 kernel_table!(super::Tier::Neon, Neon, parts: 4, rows: 2, weights: 3, single: 4, "neon");

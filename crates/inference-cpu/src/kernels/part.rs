@@ -29,6 +29,10 @@ pub(crate) trait Part: Copy {
     unsafe fn load_f16(from: *const f16) -> Self;
     /// Loads and widens, exactly.
     unsafe fn load_bf16(from: *const bf16) -> Self;
+    /// Loads and widens, exactly.
+    unsafe fn load_i8(from: *const i8) -> Self;
+    /// Every lane the same value, widened, exactly.
+    unsafe fn splat_f16(value: f16) -> Self;
     unsafe fn store(self, to: *mut f32);
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;

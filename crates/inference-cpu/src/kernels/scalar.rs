@@ -55,6 +55,16 @@ impl Part for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        Self(from.cast::<[i8; LANES]>().read_unaligned().map(f32::from))
+    }
+
+    #[inline(always)]
+    unsafe fn splat_f16(value: f16) -> Self {
+        Self([value.to_f32(); LANES])
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         to.cast::<[f32; LANES]>().write_unaligned(self.0);
     }
