@@ -103,6 +103,7 @@ fn layers_depend_downwards_only() {
     }
     assert!(!has("inference-engine", "candle"), "the engine knows no tensor library");
     assert!(!has("inference-text", "inference-engine"));
+    assert!(!has("inference-service", "inference-engine"), "the service knows the contract alone");
     for (backend, others) in [
         ("inference-cpu", ["inference-cuda", "inference-metal"]),
         ("inference-cuda", ["inference-cpu", "inference-metal"]),

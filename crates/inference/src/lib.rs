@@ -40,6 +40,7 @@ fn main() -> inference::Result<()> {
 //! | `cuda` | the CUDA backend, built against CUDA |
 //! | `metal` | the Metal backend, built against Metal |
 //! | `serde` | `Serialize` and `Deserialize` for the contract's plain types |
+//! | `service` | hosting several models within a memory budget, `inference::service` |
 //!
 //! # Which backend runs a model
 //!
@@ -58,6 +59,10 @@ pub use {inference_engine as engine, inference_text as text};
 /// Finding models on this machine, and fetching them from the Hugging Face hub.
 #[cfg(feature = "discover")]
 pub use inference_discover as discover;
+
+/// Several models by name within a memory budget, reached through typed actions.
+#[cfg(feature = "service")]
+pub use inference_service as service;
 
 pub mod prelude;
 
