@@ -240,3 +240,6 @@ impl KvMemory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

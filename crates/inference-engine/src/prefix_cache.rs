@@ -341,3 +341,6 @@ impl<S: BuildHasher> PrefixCache<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,9 +7,11 @@ mod classifying;
 mod endings;
 mod failures;
 mod lifecycle;
+mod preempting;
 mod refusals;
 mod reporting;
 mod scheduling;
+mod sharing;
 mod speculating;
 mod stress;
 

@@ -82,7 +82,7 @@ fn greedy_output_is_that_of_a_naive_loop() {
     let mut history = prompt.clone();
     for _ in 0..12 {
         let logits = SimRunner::expected_logits(64, &history);
-        let best = (0..64).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
+        let best = (0..64).rev().max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
         history.push(best as TokenId);
     }
     assert_eq!(generate(&model, &prompt, greedy(12)), history[30..]);

@@ -64,7 +64,7 @@ fn totals_add_up() {
     assert_eq!(metrics, expected);
 }
 
-struct Recorder(Interest, Arc<Mutex<Vec<ProbeRecord>>>);
+pub(super) struct Recorder(pub(super) Interest, pub(super) Arc<Mutex<Vec<ProbeRecord>>>);
 
 impl ProbeSink for Recorder {
     fn name(&self) -> &str {

@@ -91,7 +91,7 @@ proptest! {
                 let mut history = prompt.clone();
                 for _ in 0..*output {
                     let logits = SimRunner::expected_logits(64, &history);
-                    let best = (0..64).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
+                    let best = (0..64).rev().max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
                     history.push(best as TokenId);
                 }
                 (prompt.clone(), history.split_off(prompt.len()), *reader)
