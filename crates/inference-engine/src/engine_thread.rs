@@ -135,12 +135,7 @@ impl Engine {
                 return;
             }
             let mut outcome = self.inspect(inspections);
-            if outcome.is_ok()
-                && self.draining
-                && self.waiting.is_empty()
-                && self.preempted.is_empty()
-                && self.running.is_empty()
-            {
+            if outcome.is_ok() && self.is_drained() {
                 return;
             }
             outcome = outcome.and_then(|()| self.turn());
@@ -149,6 +144,14 @@ impl Engine {
             }
             self.publish();
         }
+    }
+
+    /// Whether there is nothing left to do, for good.
+    fn is_drained(&self) -> bool {
+        self.draining
+            && self.waiting.is_empty()
+            && self.preempted.is_empty()
+            && self.running.is_empty()
     }
 
     fn take_in(&mut self, mail: Mail) -> Vec<Inspection> {
@@ -177,7 +180,10 @@ impl Engine {
         let shares = plan(&candidates, self.options.step_token_budget);
         if shares.is_empty() {
             self.publish();
-            self.mailbox.wait(self.patience(Instant::now()));
+            // The last one may have ended just now: then nobody would wake us.
+            if !self.is_drained() {
+                self.mailbox.wait(self.patience(Instant::now()));
+            }
             return Ok(());
         }
         let shares = self.provide(&shares)?;

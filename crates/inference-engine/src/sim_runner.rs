@@ -214,8 +214,15 @@ impl SimRunner {
     /// [`SimSpec::long_prompt`] tokens.
     #[must_use]
     pub fn expected_logits(vocab_size: usize, history: &[TokenId]) -> Vec<f32> {
+        Self::expected_logits_in(vocab_size, 0, history)
+    }
+
+    /// [`expected_logits`](Self::expected_logits) of a prompt of any sharing
+    /// class.
+    #[must_use]
+    pub fn expected_logits_in(vocab_size: usize, class: u64, history: &[TokenId]) -> Vec<f32> {
         let slots = history.iter().enumerate();
-        let slots = slots.map(|(position, &token)| Some(Held { position, token, class: 0 }));
+        let slots = slots.map(|(position, &token)| Some(Held { position, token, class }));
         logits(vocab_size, history_hash(slots))
     }
 

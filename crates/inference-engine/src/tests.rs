@@ -12,6 +12,7 @@ mod refusals;
 mod reporting;
 mod scheduling;
 mod sharing;
+mod simulation;
 mod speculating;
 mod stress;
 

@@ -159,3 +159,19 @@ fn draining_lets_what_was_submitted_end_by_itself() {
     assert!(control.is_dropped());
     assert_eq!(model.generate(vec![1].into(), greedy(1)).err().unwrap().kind(), ErrorKind::Closed);
 }
+
+#[test]
+fn draining_ends_with_the_last_request_also_if_that_is_given_up() {
+    let (model, control) = model(SimSpec::default(), EngineOptions::new().with_channel_capacity(1));
+    let mut stream = model.generate(vec![1].into(), greedy(9)).unwrap();
+    submit(&control, &mut stream);
+    eventually(&model, "it is parked", |metrics| metrics.generated_tokens == 2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| model.drain());
+        while model.generate(vec![9].into(), greedy(1)).is_ok() {
+            std::thread::yield_now();
+        }
+        drop(stream);
+    });
+    assert!(control.is_dropped());
+}
