@@ -21,7 +21,7 @@ use client::{Ends, World};
 use workload::{End, Knobs, Workload};
 
 /// No simulation takes that long: a request hangs.
-const HANGS: Duration = Duration::from_secs(20);
+const HANGS: Duration = Duration::from_secs(60);
 
 fn start_model(workload: &Workload) -> (Arc<EngineModel>, SimControl) {
     let Workload { model: sizes, knobs, faults, .. } = workload;
@@ -204,7 +204,7 @@ fn thousands_of_requests_by_seed() {
     }
     let (_, ends) = run_seeds(0, 5000);
     // The workloads are what they are meant to be.
-    assert!(ends.iter().all(|(_, count)| *count > 20), "{ends:?}");
+    assert!(ends.iter().all(|(_, count)| *count > 10), "{ends:?}");
 }
 
 /// `SIM_REQUESTS` and `SIM_FIRST_SEED` say how many, and from where.
