@@ -18,7 +18,7 @@ pub(super) struct Expected {
 /// The script of models whose texts repeat themselves.
 pub(super) fn repetition(history: &[TokenId]) -> Option<TokenId> {
     let sum: u32 = history.iter().rev().take(3).sum();
-    if sum % 7 == 0 { None } else { history.len().checked_sub(5).map(|at| history[at]) }
+    if sum.is_multiple_of(7) { None } else { history.len().checked_sub(5).map(|at| history[at]) }
 }
 
 /// The logits after `history`, of a prompt of `prompt_len` tokens.
