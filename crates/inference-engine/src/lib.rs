@@ -121,7 +121,13 @@
 //!   sequences of that step; whether the engine goes on is the runner's word
 //!   ([`ModelRunner::survives`]). A panic of the runner is caught and always
 //!   ends the engine. Once ended, every waiting request and every later call
-//!   gets the first cause. Logits that are NaN end their own sequence alone.
+//!   gets the first cause. Logits that are NaN, and panics in sampling and
+//!   decoding, end their own sequence alone; a panicking waker or metrics
+//!   recorder harms nobody.
+//! - **Draining waits for what was submitted**, slow readers included, for as
+//!   long as `lag_timeout` lets them be slow. Items of a batch that still wait
+//!   outside of a full queue were not submitted and get `Closed`. A `close`
+//!   from another thread cuts it short.
 //! - **Nobody fails for lack of blocks, and nobody is stuck.** What can never
 //!   fit is refused at the call; everybody else gets blocks as it grows, and
 //!   when there are none the lowest rank gives its own back and is computed

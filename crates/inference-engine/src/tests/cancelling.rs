@@ -138,3 +138,85 @@ fn a_dropped_batch_ends_all_its_items() {
     assert_idle(&model);
     assert!(control.batches().len() < 300);
 }
+
+/// What ends a request from outside.
+enum Limit {
+    Token(CancelToken),
+    /// So late that whatever must come before it does.
+    Deadline(Instant),
+}
+
+impl Limit {
+    fn both() -> [fn() -> Self; 2] {
+        let late = || Self::Deadline(Instant::now() + Duration::from_secs(1));
+        [|| Self::Token(CancelToken::new()), late]
+    }
+
+    fn options(&self) -> GenerateOptions {
+        match self {
+            Self::Token(token) => greedy(400).with_cancel(token.clone()),
+            Self::Deadline(late) => greedy(400).with_deadline(*late),
+        }
+    }
+
+    /// Makes it hold, and says what the request then ends by.
+    fn strike(&self) -> FinishReason {
+        match self {
+            Self::Token(token) => {
+                token.cancel();
+                FinishReason::Cancelled
+            }
+            Self::Deadline(late) => {
+                std::thread::sleep(late.saturating_duration_since(Instant::now()));
+                FinishReason::Deadline
+            }
+        }
+    }
+}
+
+#[test]
+fn tokens_and_deadlines_take_effect_within_a_step_of_the_prompt() {
+    for limit in Limit::both() {
+        let limit = limit();
+        let (model, control) = model(SimSpec::default(), small_steps());
+        control.hold();
+        let mut stream = model.generate(vec![1; 100].into(), limit.options()).unwrap();
+        stream.start();
+        assert!(control.wait_for(1));
+        let reason = limit.strike();
+        control.release();
+        assert_eq!(stream.finish().unwrap().finish_reason, reason);
+        assert_idle(&model);
+        assert_eq!(control.batches().len(), 1, "the step that ran was the last");
+    }
+}
+
+#[test]
+fn tokens_and_deadlines_take_effect_while_preempted() {
+    for limit in Limit::both() {
+        let limit = limit();
+        let spec = SimSpec::default().with_context_len(32).with_blocks(4, 8);
+        let (model, control) = model(spec, EngineOptions::new());
+        control.hold();
+        let mut first = model.generate(vec![1].into(), greedy(28)).unwrap();
+        first.start();
+        assert!(control.wait_for(1));
+        let mut second = model.generate(vec![2; 3].into(), limit.options()).unwrap();
+        second.start();
+        let mut passes = 1;
+        while model.metrics().preemptions == 0 {
+            control.allow(1);
+            passes += 1;
+            assert!(control.wait_for(passes), "{:?}", model.metrics());
+        }
+        let reason = limit.strike();
+        let before = model.metrics().generated_tokens;
+        control.allow(1);
+        assert!(!super::read(&mut second).is_empty());
+        assert_eq!(second.finish().unwrap().finish_reason, reason);
+        assert!(model.metrics().generated_tokens <= before + 2);
+        control.release();
+        assert_eq!(super::read(&mut first).len(), 28);
+        assert_idle(&model);
+    }
+}

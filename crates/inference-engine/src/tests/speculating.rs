@@ -212,8 +212,7 @@ fn a_reader_that_stands_still_stops_the_drafts_too() {
 
 #[test]
 fn a_runner_that_cannot_compute_positions_again_refuses_drafts() {
-    let mut spec = SimSpec::default();
-    spec.shares_blocks = false;
+    let spec = SimSpec::default().with_shared_blocks(false);
     let (model, _) = model(spec, EngineOptions::new());
     let refused = model.generate(vec![1].into(), greedy(1).with_prompt_lookup(2)).err().unwrap();
     assert_eq!(refused.kind(), ErrorKind::Unsupported);
