@@ -106,6 +106,10 @@ impl Engine {
 
     /// What there is for a request, if it is enough.
     fn room_for(&mut self, rank: Rank, again: bool) -> Option<Room> {
+        let active = self.running.iter().filter(|sequence| !sequence.is_parked()).count();
+        if self.kv.available() <= active {
+            return None;
+        }
         let prompt_len = match again {
             true => self.preempted.get(&rank)?.prompt_len,
             false => self.waiting.get(&rank)?.ids.len(),
@@ -119,7 +123,6 @@ impl Engine {
             let restored = submission.restored.as_ref().map_or(0, |bytes| bytes.positions);
             (&submission.ids, submission.cache_limit(), restored)
         };
-        let active = self.running.iter().filter(|sequence| !sequence.is_parked()).count();
         let chunk = if again { ids.len() } else { self.options.step_token_budget };
         let mut prefix = self.kv.find(&scope, ids, limit);
         if prefix.len < restored.min(limit) {

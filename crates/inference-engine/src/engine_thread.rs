@@ -268,6 +268,7 @@ impl Engine {
             let snapshot = catch_unwind(AssertUnwindSafe(|| self.runner.inspect_attention(&ids)));
             let snapshot = snapshot.unwrap_or_else(|panic| {
                 let error = panic_error(&*panic);
+                self.mailbox.refuse(&error);
                 fatal = Err(Fatal(error.clone()));
                 Err(error)
             });

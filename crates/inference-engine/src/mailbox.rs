@@ -188,6 +188,11 @@ impl Mailbox {
         waiting.into_iter().for_each(wake);
     }
 
+    /// Refuses further requests with `error`, if they are not refused already.
+    pub(crate) fn refuse(&self, error: &Error) {
+        self.lock().failure.get_or_insert_with(|| error.clone());
+    }
+
     /// The engine stopped: refuses further requests with `error`, and returns
     /// what was not looked at.
     pub(crate) fn fail(&self, error: &Error) -> Mail {

@@ -302,12 +302,19 @@ impl Scorer for EngineModel {
             _ => return Err(Error::unsupported("the engine", format!("{rows:?} logit rows"))),
         };
         let ids = self.requirements.prompt_ids(&prompt, self.requirements.context_len())?;
+        let mut values = Vec::new();
+        let vocab_size = self.requirements.spec.vocab_size;
+        let count = vocab_size.saturating_mul(if all_rows { ids.len() } else { 1 });
+        values.try_reserve_exact(count).map_err(|_| {
+            let needed = (count as u64).saturating_mul(size_of::<f32>() as u64);
+            Error::exhausted("memory for logits, in bytes", needed, 0)
+        })?;
         let (reply, replies) = mpsc::channel();
-        let consumer = Box::new(Collector { values: Vec::new(), reply });
+        let consumer = Box::new(Collector { values, reply });
         let submission = self.prefill(ids, PrefillTask { all_rows, consumer });
         self.mailbox.submit(submission)?;
         let values = self.answer(&replies)??;
-        Ok(PromptLogits::new(self.requirements.spec.vocab_size, values))
+        Ok(PromptLogits::new(vocab_size, values))
     }
 }
 

@@ -59,13 +59,20 @@ impl Engine {
                 panic_error(&*panic)
             }
         };
+        let survives = self.survives(&error);
         self.end_slots(shares.iter().map(|s| (s.slot, Ending::Error(error.clone()))).collect());
-        if self.survives(&error) { Ok(()) } else { Err(Fatal(error)) }
+        if survives { Ok(()) } else { Err(Fatal(error)) }
     }
 
+    /// Whether the engine can go on after a failure of the runner. If not, new
+    /// requests are refused from now on: before anybody hears of the failure.
     pub(crate) fn survives(&self, error: &Error) -> bool {
         let asked = || catch_unwind(AssertUnwindSafe(|| self.runner.survives(error)));
-        !self.runner_panicked && asked().unwrap_or(false)
+        let survives = !self.runner_panicked && asked().unwrap_or(false);
+        if !survives {
+            self.mailbox.refuse(error);
+        }
+        survives
     }
 
     /// The batch of a plan, for which every sequence has the blocks.

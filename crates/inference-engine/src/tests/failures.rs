@@ -4,6 +4,7 @@ use inference_core::{BatchItem, ClassifyOptions, ErrorKind, LogitRows};
 
 use super::*;
 use crate::sim_runner::SimFault;
+use crate::{BlockId, KvBlocks, MemoryUsage, ModelRunner, RunnerSpec, StepBatch};
 
 #[test]
 fn a_failure_that_the_runner_survives_ends_the_sequences_of_that_step() {
@@ -95,4 +96,128 @@ fn a_runner_that_returns_too_little_is_found_out() {
     let stream = model.generate(vec![1].into(), greedy(4)).unwrap();
     let error = stream.finish().unwrap_err();
     assert!(error.to_string().contains("63 logits, expected 1 rows of 64"), "{error}");
+}
+
+/// Logits that no memory holds are refused before anything is computed.
+#[test]
+fn more_logits_than_memory_are_refused_with_the_numbers() {
+    let (model, control) = model(SimSpec::default().with_vocab_size(1 << 60), EngineOptions::new());
+    let refused = model.as_scorer().unwrap().prompt_logits(vec![1, 2].into(), LogitRows::All);
+    let error = refused.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Exhausted);
+    assert!(error.to_string().contains("memory for logits, in bytes"), "{error}");
+    assert!(control.batches().is_empty());
+}
+
+#[test]
+fn more_blocks_than_can_be_numbered_are_refused() {
+    let (sim, _) = SimRunner::new(SimSpec::default());
+    let mut spec = sim.spec().clone();
+    spec.num_blocks = 1 << 40;
+    let runner = Copier { sim, spec, copying: Copying::Works };
+    let parts = ModelParts::new(info());
+    let error = EngineModel::start(Box::new(runner), parts, EngineOptions::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("num_blocks"), "{error}");
+}
+
+/// What happens when a block is to be copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Copying {
+    Works,
+    Fails,
+    FailsForGood,
+    Panics,
+}
+
+/// The simulated runner, but for copying.
+struct Copier {
+    sim: SimRunner,
+    spec: RunnerSpec,
+    copying: Copying,
+}
+
+impl ModelRunner for Copier {
+    fn spec(&self) -> &RunnerSpec {
+        &self.spec
+    }
+
+    fn forward(&mut self, batch: &StepBatch) -> inference_core::Result<Vec<f32>> {
+        self.sim.forward(batch)
+    }
+
+    fn survives(&self, _: &inference_core::Error) -> bool {
+        self.copying != Copying::FailsForGood
+    }
+
+    fn kv_blocks(&mut self) -> Option<&mut dyn KvBlocks> {
+        Some(self)
+    }
+
+    fn memory(&self) -> MemoryUsage {
+        self.sim.memory()
+    }
+}
+
+impl KvBlocks for Copier {
+    fn format(&self) -> String {
+        KvBlocks::format(&self.sim)
+    }
+
+    fn position_bytes(&self) -> u64 {
+        self.sim.position_bytes()
+    }
+
+    fn sharing_class(&self, prompt_len: usize) -> u64 {
+        self.sim.sharing_class(prompt_len)
+    }
+
+    fn copy_block(&mut self, from: BlockId, to: BlockId, len: usize) -> inference_core::Result<()> {
+        match self.copying {
+            Copying::Works => self.sim.copy_block(from, to, len),
+            Copying::Fails | Copying::FailsForGood => {
+                Err(inference_core::Error::engine_message("the copy failed"))
+            }
+            Copying::Panics => panic!("the copy panicked"),
+        }
+    }
+
+    fn read_block(&mut self, block: BlockId, len: usize) -> inference_core::Result<Vec<u8>> {
+        self.sim.read_block(block, len)
+    }
+
+    fn write_block(
+        &mut self,
+        block: BlockId,
+        len: usize,
+        bytes: &[u8],
+    ) -> inference_core::Result<()> {
+        self.sim.write_block(block, len, bytes)
+    }
+}
+
+/// A block of which a part is of use must be copied. Where that fails, its
+/// sequence ends, and the engine as the runner says.
+#[test]
+fn a_copy_that_fails_ends_its_sequence() {
+    for copying in [Copying::Works, Copying::Fails, Copying::FailsForGood, Copying::Panics] {
+        let (sim, _) = SimRunner::new(SimSpec::default());
+        let runner = Copier { spec: sim.spec().clone(), sim, copying };
+        let parts = ModelParts::new(info());
+        let model = EngineModel::start(Box::new(runner), parts, EngineOptions::new()).unwrap();
+        let first = generate(&model, &[1, 2, 3, 4, 5, 6], greedy(3));
+        let second = model.generate(vec![1, 2, 3, 4, 5, 6].into(), greedy(3)).unwrap();
+        let second: inference_core::Result<Vec<TokenId>> =
+            second.map(|token| Ok(token?.id)).collect();
+        assert_idle(&model);
+        if copying == Copying::Works {
+            assert_eq!(second.unwrap(), first);
+            continue;
+        }
+        let message = second.unwrap_err().to_string();
+        assert!(message.contains("the copy "), "{message}");
+        let other = model.generate(vec![7, 8, 9].into(), greedy(3));
+        assert_eq!(other.is_ok(), copying == Copying::Fails, "{copying:?}");
+        assert_eq!(model.metrics().failed, 1);
+    }
 }
