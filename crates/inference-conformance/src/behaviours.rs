@@ -1,20 +1,48 @@
 //! Every behaviour, a file per group.
 
+mod attention;
 mod batching;
 mod cancelling;
 mod capabilities;
+mod chat;
 mod classifying;
+mod closing;
+mod concurrency;
 mod endings;
+mod loading;
+mod logits;
+mod metrics;
+mod options;
+mod prefix_cache;
+mod probes;
+mod sampling;
+mod speculating;
+mod state;
 mod streams;
+mod text;
 
 use crate::behaviour::Behaviour;
 
 /// The groups, in the order of reports.
 pub(crate) const GROUPS: &[&[Behaviour]] = &[
     capabilities::BEHAVIOURS,
+    loading::BEHAVIOURS,
     streams::BEHAVIOURS,
     endings::BEHAVIOURS,
+    sampling::BEHAVIOURS,
     cancelling::BEHAVIOURS,
     batching::BEHAVIOURS,
     classifying::BEHAVIOURS,
+    text::BEHAVIOURS,
+    chat::BEHAVIOURS,
+    logits::BEHAVIOURS,
+    options::BEHAVIOURS,
+    metrics::BEHAVIOURS,
+    probes::BEHAVIOURS,
+    attention::BEHAVIOURS,
+    concurrency::BEHAVIOURS,
+    prefix_cache::BEHAVIOURS,
+    state::BEHAVIOURS,
+    speculating::BEHAVIOURS,
+    closing::BEHAVIOURS,
 ];

@@ -66,6 +66,10 @@ impl Context {
         &*self.backend
     }
 
+    pub(crate) fn shared_backend(&self) -> Arc<dyn Backend> {
+        Arc::clone(&self.backend)
+    }
+
     pub(crate) fn data(&self) -> &ModelUnderTest {
         &self.data
     }

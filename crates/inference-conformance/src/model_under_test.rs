@@ -45,6 +45,8 @@ pub struct ModelUnderTest {
     pub encodings: Vec<(String, Vec<TokenId>)>,
     /// Conversations and what the chat template makes of them.
     pub templates: Vec<TemplateGolden>,
+    /// Conversations that the chat template raises on.
+    pub refused_chats: Vec<ChatPrompt>,
     /// Damaged or unsuitable models, and how loading them has to fail.
     pub refusals: Vec<LoadRefusal>,
     /// A different model for the same backend.
@@ -66,6 +68,7 @@ impl ModelUnderTest {
             texts: Vec::new(),
             encodings: Vec::new(),
             templates: Vec::new(),
+            refused_chats: Vec::new(),
             refusals: Vec::new(),
             other: None,
         }
@@ -131,6 +134,13 @@ impl ModelUnderTest {
     #[must_use]
     pub fn with_template(mut self, chat: impl Into<ChatPrompt>, text: impl Into<String>) -> Self {
         self.templates.push(TemplateGolden { chat: chat.into(), text: text.into() });
+        self
+    }
+
+    /// Adds a conversation that the chat template raises on.
+    #[must_use]
+    pub fn with_refused_chat(mut self, chat: impl Into<ChatPrompt>) -> Self {
+        self.refused_chats.push(chat.into());
         self
     }
 

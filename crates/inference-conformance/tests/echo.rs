@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use inference_conformance::{ModelUnderTest, SuiteOptions, run};
-use inference_core::{Message, Registry, doc};
+use inference_conformance::{LoadRefusal, ModelUnderTest, Reference, SuiteOptions, run};
+use inference_core::{ErrorKind, Message, Registry, doc};
 
 fn main() -> ExitCode {
     let registry = Registry::new();
@@ -13,6 +13,14 @@ fn main() -> ExitCode {
     let model = ModelUnderTest::new("echo", "echo")
         .with_prompts(vec![ids("Hello"), ids("a"), ids(&long), ids("日本語")])
         .with_eos(vec![doc::EOS])
+        .with_reference(Reference::new(ids("Hello"), ids("Hello")))
+        .with_refusal(LoadRefusal::new(
+            "another name",
+            "no-echo",
+            ErrorKind::UnsupportedModel,
+            "no-echo",
+        ))
+        .with_refused_chat(Vec::<Message>::new())
         .with_text("Any text at all: 日本語, 👩\u{200d}👩\u{200d}👧, e\u{301}.")
         .with_encoding("Hi", vec![72, 105])
         .with_template(vec![Message::system("no"), Message::user("yes")], "yes");

@@ -42,6 +42,8 @@ struct Running {
     started: Instant,
     /// When the first token came.
     first: Option<Instant>,
+    /// When the latest token came.
+    latest: Option<Instant>,
     generated: usize,
     peak_bytes: u64,
 }
@@ -61,7 +63,7 @@ impl EchoSource {
         metrics.peak_bytes = metrics.peak_bytes.max(metrics.active_bytes);
         let id = RequestId(NEXT.fetch_add(1, Ordering::Relaxed));
         let peak_bytes = metrics.active_bytes;
-        Running { id, started: Instant::now(), first: None, generated: 0, peak_bytes }
+        Running { id, started: Instant::now(), first: None, latest: None, generated: 0, peak_bytes }
     }
 
     /// Why the request ends before another token is computed, if it does.
@@ -87,13 +89,19 @@ impl EchoSource {
         let id = self.request.ids.get(running.generated).copied().unwrap_or(EOS);
         let index = running.generated;
         running.generated += 1;
-        running.first.get_or_insert_with(Instant::now);
+        let now = Instant::now();
         {
             let mut metrics = self.shared.metrics();
+            match running.latest {
+                None => metrics.ttft.record(now.saturating_duration_since(running.started)),
+                Some(latest) => metrics.itl.record(now.saturating_duration_since(latest)),
+            }
             metrics.forward_count += 1;
             metrics.generated_tokens += 1;
             running.peak_bytes = running.peak_bytes.max(metrics.active_bytes);
         }
+        running.first.get_or_insert(now);
+        running.latest = Some(now);
         if id == EOS || options.stop_tokens.contains(&id) {
             return self.finished(running, FinishReason::StopToken(id));
         }
