@@ -3,8 +3,9 @@
 use inference_core::{Capabilities, CapabilityId, CapabilityStatus};
 
 /// What the loader, the engine and the decoder implement on any device.
-const IMPLEMENTED: [CapabilityId; 11] = [
+const IMPLEMENTED: [CapabilityId; 14] = [
     CapabilityId::Load,
+    CapabilityId::QuantizedWeights,
     CapabilityId::Generate,
     CapabilityId::Chat,
     CapabilityId::Classify,
@@ -13,7 +14,9 @@ const IMPLEMENTED: [CapabilityId; 11] = [
     CapabilityId::ChatTemplate,
     CapabilityId::Logits,
     CapabilityId::Logprobs,
+    CapabilityId::PrefixCache,
     CapabilityId::ContinuousBatching,
+    CapabilityId::SpeculativeDecoding,
     CapabilityId::AttentionProbe,
 ];
 

@@ -16,26 +16,17 @@ const DEFAULT_TOP: usize = 5;
 ///
 /// # Errors
 ///
-/// `InvalidOption` for `top` outside 0 to 100, `Unsupported` for an adapter or
-/// for labels without a tokenizer, `InvalidInput` for an empty or repeated
-/// label.
+/// `InvalidOption` for `top` outside 0 to 100 and for an empty or repeated
+/// label, `Unsupported` for an adapter or for labels without a tokenizer.
 pub(crate) fn validate(requirements: &Requirements, options: &ClassifyOptions) -> Result<()> {
-    if let Some(top) = options.top.filter(|top| *top > 100) {
-        return Err(Error::invalid_option("top", top, "0 to 100"));
-    }
+    options.validate()?;
     if options.adapter.is_some() {
         return Err(requirements.no_adapters());
     }
     if options.labels.is_empty() {
         return Ok(());
     }
-    requirements.tokenizer("labels")?;
-    for (index, label) in options.labels.iter().enumerate() {
-        if label.is_empty() {
-            return Err(Error::invalid_input(format!("label {index}"), "some text", "\"\""));
-        }
-    }
-    Ok(())
+    requirements.tokenizer("labels").map(|_| ())
 }
 
 /// The token that stands for each label after `prompt`.
