@@ -18,6 +18,9 @@ const IMPLEMENTED: [CapabilityId; 14] = [
     CapabilityId::ContinuousBatching,
     CapabilityId::SpeculativeDecoding,
     CapabilityId::AttentionProbe,
+    CapabilityId::KvSnapshot,
+    CapabilityId::PrefixCache,
+    CapabilityId::SpeculativeDecoding,
 ];
 
 /// The capabilities of a backend that loads with [`load_model`](crate::load_model):

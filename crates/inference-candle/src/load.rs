@@ -11,6 +11,7 @@ use inference_engine::{EngineModel, EngineOptions, ModelParts};
 use crate::checkpoint::Checkpoint;
 use crate::kv_plan::KvPlan;
 use crate::quantize::QuantizedOnLoad;
+use crate::weights::{Fingerprint, WeightSource as _};
 use crate::{CandleRunner, Decoder, DecoderConfig, ModelFiles, Ops, ReferenceOps};
 
 /// Loads a model and starts its engine.
@@ -57,6 +58,7 @@ pub fn load_model(
     let plan = KvPlan::new(&checkpoint.config, options, engine.max_batch)?;
     let weights = checkpoint.weights()?;
     let weights = QuantizedOnLoad::wrap(weights, &checkpoint.config, options)?;
+    let weights = Fingerprint::new(weights, &checkpoint.config);
     let Checkpoint { config, text, generation, eos, .. } = checkpoint;
 
     let report = |event: ProgressEvent| {
@@ -70,7 +72,7 @@ pub fn load_model(
     let phase = "load weights";
     let total = Some(config.num_layers() as u64);
     report(ProgressEvent::Started { phase: phase.to_owned(), total, unit: "layers" });
-    let decoder = Decoder::with_progress(config, &*weights, Arc::clone(&ops), &mut |done| {
+    let decoder = Decoder::with_progress(config, &weights, Arc::clone(&ops), &mut |done| {
         report(ProgressEvent::Advanced { phase: phase.to_owned(), done: done as u64 });
     })?;
     // What was copied or packed has no need of its pages.
@@ -80,7 +82,8 @@ pub fn load_model(
 
     let mut parts = ModelParts::new(info(backend, &decoder, plan.context_len))
         .with_defaults(generation.defaults)
-        .with_eos(eos);
+        .with_eos(eos)
+        .with_identity(weights.digest());
     if let Some(tokenizer) = text.tokenizer {
         parts = parts.with_tokenizer(tokenizer);
     }

@@ -1,6 +1,7 @@
 //! Where weights come from.
 
 mod aligned;
+mod fingerprint;
 mod gguf_names;
 mod gguf_weights;
 mod mapped_bytes;
@@ -11,6 +12,7 @@ use std::collections::HashMap;
 use candle_core::Tensor;
 use inference_core::{Error, Result};
 
+pub(crate) use fingerprint::Fingerprint;
 pub(crate) use gguf_names::{GgufNames, TensorForm};
 pub use gguf_weights::GgufWeights;
 pub(crate) use mapped_bytes::MappedBytes;

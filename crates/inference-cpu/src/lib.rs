@@ -51,8 +51,10 @@
 //! [`Precision::Fast`]: inference_core::Precision::Fast
 //! [`Precision::Exact`]: inference_core::Precision::Exact
 //!
-//! Keys and values are f32, f16 or bf16, in one pool whose pages
-//! the operating system commits when they are first written.
+//! Keys and values are f32, f16, bf16 or, in heads of whole groups of 32
+//! elements, q8_0, in one pool whose pages the operating system commits when
+//! they are first written. The 8-bit groups are read in place: a byte times
+//! its scale is exact in f32.
 //!
 //! # Threads
 //!

@@ -114,7 +114,12 @@ impl Engine {
             true => self.preempted.get(&rank)?.prompt_len,
             false => self.waiting.get(&rank)?.ids.len(),
         };
-        let scope = self.scope(prompt_len);
+        let class = self.sharing_class(prompt_len);
+        if let Some(submission) = self.waiting.get_mut(&rank).filter(|_| !again) {
+            // Other frequencies: the prompt is computed as if there were none.
+            submission.restored.take_if(|bytes| bytes.class != class);
+        }
+        let scope = Scope { adapter: None, class };
         let (ids, limit, restored) = if again {
             let sequence = self.preempted.get(&rank)?;
             (&sequence.ids, sequence.cache_limit(), 0)
@@ -142,12 +147,9 @@ impl Engine {
         }
     }
 
-    fn scope(&mut self, prompt_len: usize) -> Scope {
-        if !self.kv.keeps() {
-            return Scope::default();
-        }
-        let class = self.runner.kv_blocks().map_or(0, |blocks| blocks.sharing_class(prompt_len));
-        Scope { adapter: None, class }
+    /// See [`KvBlocks::sharing_class`].
+    pub(crate) fn sharing_class(&mut self, prompt_len: usize) -> u64 {
+        self.runner.kv_blocks().map_or(0, |blocks| blocks.sharing_class(prompt_len))
     }
 
     /// Gives the first one that waits a slot and what the cache has for it.
@@ -215,9 +217,12 @@ impl Engine {
             if !self.kv.grow(table, index + 1) {
                 return Err(lost());
             }
-            let (block, bytes_of_block) =
-                table.blocks().get(index).zip(bytes.blocks.get(index)).ok_or_else(lost)?;
             let len = size.min(bytes.positions - index * size);
+            let (block, bytes_of_block) = table
+                .blocks()
+                .get(index)
+                .zip(bytes.range(index * size..index * size + len))
+                .ok_or_else(lost)?;
             let write = |blocks: &mut dyn KvBlocks| blocks.write_block(*block, len, bytes_of_block);
             self.with_blocks("sequence_state", write)?;
         }

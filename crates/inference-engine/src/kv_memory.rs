@@ -58,11 +58,6 @@ impl KvMemory {
         self.pool.available()
     }
 
-    /// Whether prefixes are kept.
-    pub(crate) fn keeps(&self) -> bool {
-        self.cache.is_some()
-    }
-
     /// What the cache has of the first `limit` of `ids`.
     pub(crate) fn find(&self, scope: &Scope, ids: &[TokenId], limit: usize) -> Prefix {
         self.cache.as_ref().map(|cache| cache.find(scope, ids, limit)).unwrap_or_default()

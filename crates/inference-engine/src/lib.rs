@@ -164,6 +164,21 @@
 //! below sits out steps until there are blocks. So the highest rank always
 //! advances, and everybody becomes it.
 //!
+//! # Snapshots
+//!
+//! A runner with [`KvBlocks`] has
+//! [`as_state`](inference_core::TextModel::as_state). A snapshot is a prefill
+//! whose blocks are read before they are given back. A resumed sequence is an
+//! ordinary request for the whole prompt: its first blocks come from the prefix
+//! cache, the next ones from the snapshot, and the rest is computed; what was
+//! written is in the prefix cache like what was computed. Snapshots of a model
+//! without [`identity`](ModelParts::identity) are of use to the model itself
+//! alone. Others can be written to safetensors files, whose metadata name
+//! format version, architecture, model, tokenizer (a digest of its tokens), KV
+//! format, positions and sharing class, with a SHA-256 over all of it. A file
+//! of another model, or a damaged one, is refused by what differs, before
+//! anything of its size is allocated.
+//!
 //! # What can be observed
 //!
 //! - **A request**: [`GenerateMetrics`](inference_core::GenerateMetrics) in its
@@ -230,6 +245,7 @@ mod classify;
 mod engine_thread;
 mod exporter;
 mod generation;
+mod identity;
 mod kv_memory;
 mod mailbox;
 mod meter;
@@ -248,6 +264,8 @@ mod sequence;
 #[cfg(any(test, feature = "test-support"))]
 #[cfg_attr(docsrs, doc(cfg(feature = "test-support")))]
 pub mod sim_runner;
+mod snapshot_file;
+mod state;
 mod step;
 mod stream;
 mod submission;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::task::{Wake, Waker};
 use std::thread::{JoinHandle, Thread, ThreadId};
 use std::time::Instant;
@@ -12,13 +12,14 @@ use inference_core::probe::RequestId;
 use inference_core::{
     AttentionInspector, AttentionSnapshot, BatchItem, BatchStream, Classification, ClassifyOptions,
     Error, GenerateOptions, LogitRows, ModelInfo, ModelMetrics, Prompt, PromptLogits, Result,
-    Scorer, TextModel, TokenId, TokenSource, TokenStream,
+    Scorer, SequenceState, TextModel, TokenId, TokenSource, TokenStream,
 };
 
 use crate::channel::channel;
 use crate::classify::{classification, label_tokens, validate};
 use crate::engine_thread::{Engine, panic_error, totals};
 use crate::exporter::Exporter;
+use crate::identity::Identity;
 use crate::mailbox::{Inspection, Mailbox};
 use crate::meter::Meter;
 use crate::options::EngineOptions;
@@ -27,15 +28,17 @@ use crate::request::Requirements;
 use crate::runner::ModelRunner;
 use crate::scheduler::Rank;
 use crate::stream::{EngineSource, Group, WhenFull};
-use crate::submission::{PrefillTask, RowConsumer, Submission, Task, request_span};
+use crate::submission::{KvBytes, PrefillTask, RowConsumer, Submission, Task, request_span};
 
 /// A [`TextModel`] over any [`ModelRunner`]; see the [crate](crate) for how it
 /// serves requests.
 #[derive(Debug)]
 pub struct EngineModel {
-    requirements: Arc<Requirements>,
+    pub(crate) requirements: Arc<Requirements>,
+    /// Made when it is first asked for.
+    pub(crate) identity: OnceLock<Arc<Identity>>,
     channel_capacity: usize,
-    mailbox: Arc<Mailbox>,
+    pub(crate) mailbox: Arc<Mailbox>,
     meter: Arc<Meter>,
     next_request: AtomicU64,
     inspects_attention: bool,
@@ -85,6 +88,7 @@ impl EngineModel {
             .map_err(|error| Error::engine("the engine thread could not be started", error))?;
         Ok(Arc::new(Self {
             requirements,
+            identity: OnceLock::new(),
             channel_capacity,
             mailbox,
             meter,
@@ -99,10 +103,12 @@ impl EngineModel {
         RequestId(self.next_request.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// A checked request, not yet submitted: it joins `group`.
-    fn source(
+    /// A checked request, not yet submitted: it joins `group`. `restored` are
+    /// keys and values of the beginning of its prompt.
+    pub(crate) fn source(
         &self,
         prompt: &Prompt,
+        restored: Option<Arc<KvBytes>>,
         options: GenerateOptions,
         group: &Group,
         when_full: WhenFull,
@@ -113,7 +119,7 @@ impl EngineModel {
         let span = request_span(id, ids.len());
         group.lock().unwrap_or_else(PoisonError::into_inner).push_back(Submission {
             id,
-            restored: None,
+            restored,
             ids,
             priority: plan.priority,
             rank: Rank::default(),
@@ -127,7 +133,7 @@ impl EngineModel {
         Ok(Box::new(EngineSource::new(id, mailbox, reader, group, when_full)))
     }
 
-    fn prefill(&self, ids: Vec<TokenId>, task: PrefillTask) -> Submission {
+    pub(crate) fn prefill(&self, ids: Vec<TokenId>, task: PrefillTask) -> Submission {
         let id = self.request_id();
         let span = request_span(id, ids.len());
         Submission {
@@ -163,7 +169,7 @@ impl EngineModel {
     }
 
     /// What the engine thread sent back, or why it did not.
-    fn answer<T>(&self, reply: &mpsc::Receiver<T>) -> Result<T> {
+    pub(crate) fn answer<T>(&self, reply: &mpsc::Receiver<T>) -> Result<T> {
         reply.recv().map_err(|_| {
             let stopped = || Error::engine_message("the engine thread stopped");
             self.mailbox.check_open().err().unwrap_or_else(stopped)
@@ -175,7 +181,7 @@ impl TextModel for EngineModel {
     fn generate(&self, prompt: Prompt, options: GenerateOptions) -> Result<TokenStream> {
         self.mailbox.check_open()?;
         let group = Group::default();
-        Ok(TokenStream::new(self.source(&prompt, options, &group, WhenFull::Refuse)?))
+        Ok(TokenStream::new(self.source(&prompt, None, options, &group, WhenFull::Refuse)?))
     }
 
     fn classify(
@@ -226,7 +232,7 @@ impl TextModel for EngineModel {
         self.mailbox.check_open()?;
         let group = Group::default();
         let source =
-            |item: BatchItem| self.source(&item.prompt, item.options, &group, WhenFull::Wait);
+            |item: BatchItem| self.source(&item.prompt, None, item.options, &group, WhenFull::Wait);
         Ok(BatchStream::new(items.into_iter().map(source).collect()))
     }
 
@@ -268,6 +274,10 @@ impl TextModel for EngineModel {
 
     fn as_attention_inspector(&self) -> Option<&dyn AttentionInspector> {
         self.inspects_attention.then_some(self)
+    }
+
+    fn as_state(&self) -> Option<&dyn SequenceState> {
+        self.requirements.kv_format.as_ref().map(|_| self as &dyn SequenceState)
     }
 }
 

@@ -25,15 +25,19 @@ pub struct ModelParts {
     pub defaults: GenerateOptions,
     /// The tokens that end a text.
     pub eos: Vec<TokenId>,
+    /// Stands for architecture and weights: models of the same identity
+    /// compute the same keys and values, but for rounding. Without one,
+    /// snapshots of sequences cannot be written to files.
+    pub identity: Option<String>,
 }
 
 impl ModelParts {
-    /// A model without tokenizer, template, defaults and end-of-sequence
-    /// tokens.
+    /// A model without tokenizer, template, defaults, end-of-sequence tokens
+    /// and identity.
     #[must_use]
     pub fn new(info: ModelInfo) -> Self {
         let defaults = GenerateOptions::default();
-        Self { info, tokenizer: None, template: None, defaults, eos: Vec::new() }
+        Self { info, tokenizer: None, template: None, defaults, eos: Vec::new(), identity: None }
     }
 
     /// Sets the tokenizer.
@@ -54,6 +58,13 @@ impl ModelParts {
     #[must_use]
     pub fn with_defaults(mut self, defaults: GenerateOptions) -> Self {
         self.defaults = defaults;
+        self
+    }
+
+    /// Sets what stands for architecture and weights.
+    #[must_use]
+    pub fn with_identity(mut self, identity: impl Into<String>) -> Self {
+        self.identity = Some(identity.into());
         self
     }
 

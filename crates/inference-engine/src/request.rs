@@ -9,6 +9,7 @@ use inference_core::{
 };
 use inference_text::Tokenizer;
 
+use crate::identity::KvFormat;
 use crate::parts::ModelParts;
 use crate::rng::draw_seed;
 use crate::runner::{BlockId, ModelRunner, RunnerSpec};
@@ -40,8 +41,9 @@ pub(crate) struct GeneratePlan {
 pub(crate) struct Requirements {
     pub(crate) spec: RunnerSpec,
     pub(crate) parts: ModelParts,
-    /// Whether the runner has [`KvBlocks`](crate::KvBlocks).
-    pub(crate) has_kv_blocks: bool,
+    /// What the runner's [`KvBlocks`](crate::KvBlocks) consist of, if it has
+    /// any.
+    pub(crate) kv_format: Option<KvFormat>,
 }
 
 impl Requirements {
@@ -78,15 +80,18 @@ impl Requirements {
             spec.context_len.min(spec.num_blocks.saturating_mul(spec.block_size));
         parts.info.has_tokenizer = parts.tokenizer.is_some();
         parts.info.has_chat_template = parts.template.is_some();
-        let has_kv_blocks = runner.kv_blocks().is_some();
-        let this = Self { spec, parts, has_kv_blocks };
+        let kv_format = runner.kv_blocks().map(|blocks| KvFormat {
+            name: blocks.format(),
+            position_bytes: blocks.position_bytes(),
+        });
+        let this = Self { spec, parts, kv_format };
         this.check_ids("end-of-sequence token", &this.parts.eos)?;
         this.check_option_ids(&this.parts.defaults)?;
         Ok(this)
     }
 
     /// The model, in error messages.
-    fn subject(&self) -> String {
+    pub(crate) fn subject(&self) -> String {
         format!("the `{}` model", self.parts.info.architecture)
     }
 
@@ -108,7 +113,7 @@ impl Requirements {
         self.parts.info.context_len
     }
 
-    fn check_ids(&self, what: &str, ids: &[TokenId]) -> Result<()> {
+    pub(crate) fn check_ids(&self, what: &str, ids: &[TokenId]) -> Result<()> {
         let outside = ids.iter().find(|id| **id as usize >= self.spec.vocab_size);
         outside.map_or(Ok(()), |id| {
             let expected = format!("token ids below {}", self.spec.vocab_size);
@@ -192,7 +197,7 @@ impl Requirements {
             return Err(self.no_adapters());
         }
         let prompt_lookup = options.prompt_lookup.unwrap_or(0);
-        if prompt_lookup > 0 && !self.has_kv_blocks {
+        if prompt_lookup > 0 && self.kv_format.is_none() {
             return Err(Error::unsupported(self.subject(), "prompt_lookup"));
         }
         self.check_option_ids(&options)?;

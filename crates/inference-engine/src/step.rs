@@ -47,9 +47,9 @@ impl Engine {
         let error = match forward {
             Ok(Ok(logits)) => match self.check_logits(&batch, &logits) {
                 Ok(()) => {
-                    self.hand_out(shares, &logits);
+                    let outcome = self.hand_out(shares, &logits);
                     self.report_memory();
-                    return Ok(());
+                    return outcome;
                 }
                 Err(error) => error,
             },
@@ -108,7 +108,7 @@ impl Engine {
         )))
     }
 
-    fn hand_out(&mut self, shares: &[Share], logits: &[f32]) {
+    fn hand_out(&mut self, shares: &[Share], logits: &[f32]) -> Result<(), Fatal> {
         let now = Instant::now();
         let mut rows = logits.chunks_exact(self.spec.vocab_size);
         let mut tally = StepTally::default();
@@ -130,7 +130,9 @@ impl Engine {
         }
         self.meter.update(|metrics| tally.add_to(metrics));
         self.exporter.tokens(&tally);
+        let outcome = self.collect_kv(&mut ended);
         self.end_slots(ended);
+        outcome
     }
 
     fn end_slots(&mut self, mut ended: Vec<(usize, Ending)>) {

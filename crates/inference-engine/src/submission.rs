@@ -1,5 +1,6 @@
 //! A request on its way to a slot.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,8 @@ pub(crate) struct Submission {
     /// The prompt, at least one token, all inside the vocabulary.
     pub(crate) ids: Vec<TokenId>,
     /// Keys and values of a prefix of `ids`, for positions that the prefix
-    /// cache does not have. They must have been computed in the sharing class
-    /// of this prompt.
+    /// cache does not have. Of no use where the sharing class of this prompt is
+    /// another than theirs.
     pub(crate) restored: Option<Arc<KvBytes>>,
     pub(crate) priority: i32,
     /// Given as it enters the queue.
@@ -34,11 +35,22 @@ pub(crate) struct Submission {
 
 /// Keys and values outside of the pool.
 pub(crate) struct KvBytes {
+    /// The [sharing class](crate::KvBlocks::sharing_class) of the prompt that
+    /// they were computed for.
+    pub(crate) class: u64,
     /// How many, from position 0.
     pub(crate) positions: usize,
-    /// What [`KvBlocks::read_block`](crate::KvBlocks::read_block) returned for
-    /// each block of the runner's block size; the last may be partly filled.
-    pub(crate) blocks: Vec<Vec<u8>>,
+    /// What [`KvBlocks::read_block`](crate::KvBlocks::read_block) returned, one
+    /// position after the other.
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl KvBytes {
+    /// The bytes of some positions.
+    pub(crate) fn range(&self, positions: Range<usize>) -> Option<&[u8]> {
+        let size = self.bytes.len().checked_div(self.positions)?;
+        self.bytes.get(positions.start * size..positions.end * size)
+    }
 }
 
 impl std::fmt::Debug for KvBytes {
@@ -86,6 +98,16 @@ impl std::fmt::Debug for PrefillTask {
 pub(crate) trait RowConsumer: Send {
     /// One row, `[vocab]`, in the order of positions.
     fn row(&mut self, logits: &[f32]);
+
+    /// Whether it wants the keys and values of the prompt.
+    fn wants_kv(&self) -> bool {
+        false
+    }
+
+    /// The keys and values of the prompt, before the end.
+    fn kv(&mut self, bytes: KvBytes) {
+        drop(bytes);
+    }
 
     /// All rows came, or an error.
     fn end(self: Box<Self>, end: Result<()>);

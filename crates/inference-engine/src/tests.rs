@@ -15,7 +15,9 @@ mod reporting;
 mod scheduling;
 mod sharing;
 mod simulation;
+mod snapshot_files;
 mod speculating;
+mod state;
 mod stress;
 
 use std::sync::Arc;
