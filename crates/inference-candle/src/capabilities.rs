@@ -3,7 +3,7 @@
 use inference_core::{Capabilities, CapabilityId, CapabilityStatus};
 
 /// What the loader, the engine and the decoder implement on any device.
-const IMPLEMENTED: [CapabilityId; 14] = [
+const IMPLEMENTED: [CapabilityId; 15] = [
     CapabilityId::Load,
     CapabilityId::QuantizedWeights,
     CapabilityId::Generate,
@@ -19,8 +19,6 @@ const IMPLEMENTED: [CapabilityId; 14] = [
     CapabilityId::SpeculativeDecoding,
     CapabilityId::AttentionProbe,
     CapabilityId::KvSnapshot,
-    CapabilityId::PrefixCache,
-    CapabilityId::SpeculativeDecoding,
 ];
 
 /// The capabilities of a backend that loads with [`load_model`](crate::load_model):
