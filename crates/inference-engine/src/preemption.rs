@@ -41,7 +41,8 @@ impl Engine {
     /// first. Who finds no block at all takes those of a parked sequence, or
     /// else of the worst that is worse than itself, which goes back to waiting.
     /// If there is none it keeps what it has and sits out this step; who finds
-    /// blocks for a part of its share computes that part.
+    /// blocks for a part of its share computes that part. Drafts get what all of
+    /// them leave.
     ///
     /// Returns what is left of the plan, with the slots as they are now.
     pub(crate) fn provide(&mut self, shares: &[Share]) -> Result<Vec<Share>, Fatal> {
@@ -50,9 +51,8 @@ impl Engine {
         let mut lens = vec![0; shares.len()];
         let mut leaving =
             Leaving { preempted: vec![false; self.running.len()], failed: Vec::new() };
-        for index in order {
-            let Share { slot, len, drafts } = shares[index];
-            let len = len + drafts;
+        for &index in &order {
+            let Share { slot, len, .. } = shares[index];
             if leaving.preempted[slot] {
                 continue;
             }
@@ -76,14 +76,39 @@ impl Engine {
                 Err(error) => leaving.failed.push((slot, error)),
             }
         }
+        let mut drafts = vec![0; shares.len()];
+        for index in order {
+            let share = shares[index];
+            if share.drafts > 0 && lens[index] == share.len && !leaving.preempted[share.slot] {
+                match self.provide_drafts(share) {
+                    Ok(room) => drafts[index] = room,
+                    Err(error) => leaving.failed.push((share.slot, error)),
+                }
+            }
+        }
         let slots = self.vacate(leaving)?;
-        let granted = shares.iter().zip(lens).filter(|(_, len)| *len > 0);
+        let granted = shares.iter().zip(lens).zip(drafts).filter(|((_, len), _)| *len > 0);
         Ok(granted
-            .filter_map(|(share, len)| {
-                let drafts = len.saturating_sub(share.len);
-                Some(Share { slot: slots[share.slot]?, len: len - drafts, drafts })
+            .filter_map(|((share, len), drafts)| {
+                Some(Share { slot: slots[share.slot]?, len, drafts })
             })
             .collect())
+    }
+
+    /// Takes blocks for the drafts of a share, whose other tokens have theirs,
+    /// if there are enough. Returns how many drafts have blocks.
+    fn provide_drafts(&mut self, share: Share) -> Result<usize> {
+        let Sequence { computed, table, .. } = &self.running[share.slot];
+        let start = computed + share.len;
+        let held = (table.blocks().len() * self.spec.block_size).saturating_sub(start);
+        if held >= share.drafts {
+            return Ok(share.drafts);
+        }
+        if self.kv.lacking(table, start, start + share.drafts) > 0 {
+            return Ok(held);
+        }
+        self.claim(share.slot, start, start + share.drafts)?;
+        Ok(share.drafts)
     }
 
     /// Whose blocks the sequence in `slot` may have: those of the worst parked

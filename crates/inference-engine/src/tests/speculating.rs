@@ -219,3 +219,36 @@ fn a_runner_that_cannot_compute_positions_again_refuses_drafts() {
     assert!(refused.to_string().contains("prompt_lookup"), "{refused}");
     assert_eq!(generate(&model, &[1], greedy(3).with_prompt_lookup(0)).len(), 3);
 }
+
+#[test]
+fn drafts_never_take_the_blocks_that_others_need() {
+    for blocks in 30..40 {
+        let spec = SimSpec::default().with_context_len(30).with_blocks(1, blocks);
+        let (model, control) = model(spec, EngineOptions::new());
+        control.set_script(|history| history.last().map(|last| (last + 1) % 10));
+        control.hold();
+        let prompt: Vec<TokenId> = (0..10).chain(0..4).collect();
+        let mut drafting = model.generate(prompt.into(), greedy(16).with_prompt_lookup(3)).unwrap();
+        drafting.start();
+        assert!(control.wait_for(1));
+        let mut plain = model.generate(vec![7; 3].into(), greedy(25)).unwrap();
+        plain.start();
+        for passes in 2.. {
+            control.allow(1);
+            assert!(control.wait_for(passes));
+            let (metrics, batch) = (model.metrics(), control.batches().pop().unwrap());
+            let left_out = batch.sequences.iter().all(|sequence| sequence.prompt_len == 14);
+            if metrics.preemptions > 0 || metrics.finished > 0 {
+                break;
+            }
+            if left_out && batch.tokens.len() > 1 {
+                control.release();
+                panic!("with {blocks} blocks drafts left one out: {batch:?}");
+            }
+        }
+        control.release();
+        assert_eq!(read(&mut drafting).len(), 16);
+        assert_eq!(read(&mut plain).len(), 25);
+        assert_idle(&model);
+    }
+}
