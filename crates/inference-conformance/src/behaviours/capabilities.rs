@@ -9,10 +9,11 @@ use crate::refusal;
 
 pub(super) const BEHAVIOURS: &[Behaviour] = &[
     Behaviour {
-        id: "capabilities/complete",
-        demand: "`capabilities` has exactly one entry for every ability of the contract",
+        id: "capabilities/constant",
+        demand: "`capabilities` has an entry for every ability, and is the same whenever it is \
+                 asked for, before and after a load",
         requires: &[],
-        check: complete,
+        check: constant,
     },
     Behaviour {
         id: "capabilities/available",
@@ -42,12 +43,15 @@ pub(super) const BEHAVIOURS: &[Behaviour] = &[
     },
 ];
 
-fn complete(context: &Context) -> Check {
+fn constant(context: &Context) -> Check {
     let capabilities = context.backend().capabilities();
     for id in CapabilityId::ALL {
-        let entries = capabilities.iter().filter(|c| c.id == *id).count();
-        ensure_eq!(entries, 1, "entries of `{}`", id.as_str());
+        ensure!(capabilities.get(*id).is_some(), "`{}` has no entry", id.as_str());
     }
+    if capabilities.status(CapabilityId::Load).is_usable() {
+        context.model()?;
+    }
+    ensure_eq!(context.backend().capabilities(), capabilities, "`capabilities`, asked for again");
     Ok(Outcome::PASS)
 }
 
