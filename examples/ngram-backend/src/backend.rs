@@ -52,6 +52,8 @@ impl Backend for NgramBackend {
             CapabilityId::Logits,
             CapabilityId::Logprobs,
             CapabilityId::ContinuousBatching,
+            CapabilityId::PrefixCache,
+            CapabilityId::SpeculativeDecoding,
         ])
     }
 
@@ -116,7 +118,8 @@ fn refuse_options(options: &LoadOptions) -> Result<()> {
 }
 
 /// Context length and KV blocks: room for every slot's full context, within
-/// the budget, and for one in any case.
+/// the budget. Where that is too small for one, the context is smaller, unless
+/// it was asked for.
 fn kv_pool(options: &LoadOptions, slots: usize) -> Result<(usize, usize)> {
     let context_len = options.context_len.unwrap_or(CONTEXT_LEN);
     if context_len > CONTEXT_LEN {
@@ -127,10 +130,11 @@ fn kv_pool(options: &LoadOptions, slots: usize) -> Result<(usize, usize)> {
     let wanted = one * slots;
     let Some(budget) = options.kv_budget else { return Ok((context_len, wanted)) };
     let affordable = usize::try_from(budget / BLOCK_BYTES).unwrap_or(usize::MAX);
-    if affordable < one {
-        return Err(Error::exhausted("kv_budget (bytes)", one as u64 * BLOCK_BYTES, budget));
+    let least = if options.context_len.is_some() { one } else { 1 };
+    if affordable < least {
+        return Err(Error::exhausted("kv_budget (bytes)", least as u64 * BLOCK_BYTES, budget));
     }
-    Ok((context_len, wanted.min(affordable)))
+    Ok((context_len.min(affordable * BLOCK_SIZE), wanted.min(affordable)))
 }
 
 /// The counts, and the chat template where there is one.
