@@ -16,6 +16,7 @@ mod options;
 mod prefix_cache;
 mod probes;
 mod sampling;
+mod scheduling;
 mod speculating;
 mod state;
 mod streams;
@@ -43,6 +44,7 @@ pub(crate) const GROUPS: &[&[Behaviour]] = &[
     concurrency::BEHAVIOURS,
     prefix_cache::BEHAVIOURS,
     state::BEHAVIOURS,
+    scheduling::BEHAVIOURS,
     speculating::BEHAVIOURS,
     closing::BEHAVIOURS,
 ];

@@ -49,6 +49,7 @@ mod context;
 mod execution;
 mod model_under_test;
 mod outcome;
+mod recorder;
 mod references;
 mod refusal;
 mod report;

@@ -81,10 +81,19 @@ fn many_threads(context: &Context) -> Check {
 
 fn two_models(context: &Context) -> Check {
     let first = context.model()?;
+    let mut alone = Vec::new();
+    for prompt in context.prompts()? {
+        alone.push(context.run(&*first, prompt, context.greedy(SOME)?)?.ids());
+    }
     let second: Arc<dyn TextModel> = match &context.data().other {
         Some(source) => context.backend().load_model(source, &context.data().load)?,
         None => context.load_with(|load| load)?,
     };
+    // Before there was a second one.
+    for (prompt, alone) in context.prompts()?.into_iter().zip(alone) {
+        let found = context.run(&*first, prompt, context.greedy(SOME)?)?.ids();
+        ensure_eq!(found, alone, "tokens of the first model once there is a second");
+    }
     let vocab = first.info().vocab_size.min(second.info().vocab_size) as TokenId;
     let mut prompts = context.prompts()?;
     prompts.iter_mut().flatten().for_each(|id| *id %= vocab);

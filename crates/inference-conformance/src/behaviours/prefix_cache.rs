@@ -120,9 +120,12 @@ fn off(context: &Context) -> Check {
 }
 
 fn eviction(context: &Context) -> Check {
-    let model = context.load_with(|load| load.with_prefix_cache(true).with_parallel_slots(1))?;
-    let room = model.info().context_len;
-    let length = (room / 2).min(300);
+    let length = length(context)?;
+    // A pool that holds little more than one of the prompts.
+    let model = context.load_with(|load| {
+        let load = load.with_prefix_cache(true).with_parallel_slots(1);
+        load.with_context_len(length + 2 * SOME)
+    })?;
     let mut expected = Vec::new();
     // More prompts than the pool holds, each different from its first token.
     let pool = model.metrics().kv_blocks_total;

@@ -1,14 +1,15 @@
 //! Who watches sees what happens, and is never in the way.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
+use inference_core::CapabilityId;
 use inference_core::probe::{Interest, ProbeBus, ProbeEvent, ProbeKind, ProbeRecord, ProbeSink};
-use inference_core::{CapabilityId, TextModel};
 
 use crate::behaviour::Behaviour;
 use crate::context::{Context, SOME};
-use crate::outcome::{Check, Outcome, Stop, ensure, ensure_eq, fail};
+use crate::outcome::{Check, Outcome, ensure, ensure_eq, fail};
+use crate::recorder::{recorded, recorder};
 
 const REQUIRES: &[CapabilityId] = &[CapabilityId::Load, CapabilityId::Generate];
 
@@ -46,45 +47,6 @@ pub(super) const BEHAVIOURS: &[Behaviour] = &[
         check: isolation,
     },
 ];
-
-/// Keeps what it is given.
-struct Recorder {
-    interest: Interest,
-    records: Arc<Mutex<Vec<ProbeRecord>>>,
-}
-
-impl ProbeSink for Recorder {
-    fn name(&self) -> &str {
-        "recorder"
-    }
-
-    fn interest(&self) -> Interest {
-        self.interest
-    }
-
-    fn record(&mut self, record: &ProbeRecord) {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner).push(record.clone());
-    }
-}
-
-type Records = Arc<Mutex<Vec<ProbeRecord>>>;
-
-fn recorder(interest: Interest) -> (Box<dyn ProbeSink>, Records) {
-    let records = Records::default();
-    (Box::new(Recorder { interest, records: Arc::clone(&records) }), records)
-}
-
-/// What was recorded, once the model is idle.
-fn recorded(
-    context: &Context,
-    model: &dyn TextModel,
-    bus: &ProbeBus,
-    records: &Records,
-) -> Result<Vec<ProbeRecord>, Stop> {
-    context.wait_idle(model)?;
-    bus.flush();
-    Ok(std::mem::take(&mut *records.lock().unwrap_or_else(PoisonError::into_inner)))
-}
 
 fn tokens(context: &Context) -> Check {
     let (sink, records) = recorder(ProbeKind::Token.into());
@@ -150,6 +112,15 @@ fn scheduler(context: &Context) -> Check {
         prompt_tokens += prompt.len();
         context.run(&*model, prompt.clone(), context.greedy(SOME)?)?;
     }
+    // Sinks may hear of the end after the reader does.
+    let all_told = || {
+        bus.flush();
+        let records = records.lock().unwrap_or_else(PoisonError::into_inner);
+        let ends = records.iter().filter(|r| matches!(r.event, ProbeEvent::Ended { .. })).count();
+        let steps = records.iter().filter(|r| matches!(r.event, ProbeEvent::Step { .. })).count();
+        ends >= prompts.len() && steps as u64 >= model.metrics().forward_count
+    };
+    context.wait_until("every end and every step is told", all_told)?;
     let (mut admitted, mut ended, mut steps, mut tokens, mut of_prompts) = (0, 0, 0, 0, 0);
     for record in recorded(context, &*model, &bus, &records)? {
         match record.event {

@@ -37,6 +37,13 @@ pub(super) const BEHAVIOURS: &[Behaviour] = &[
         check: seeds_differ,
     },
     Behaviour {
+        id: "sampling/temperature",
+        demand: "a low temperature samples what is almost as likely as the likeliest, a high one \
+                 other tokens too",
+        requires: WITH_LOGITS,
+        check: temperature,
+    },
+    Behaviour {
         id: "sampling/narrowed-to-one",
         demand: "`top_k` of 1, a `top_p` or `min_p` that only the likeliest token meets, and \
                  temperature 0 all choose the likeliest token",
@@ -115,6 +122,33 @@ fn seeds_differ(context: &Context) -> Check {
     }
     samples.dedup();
     ensure!(samples.len() > 1, "eight seeds gave the same {} tokens", samples[0].len());
+    Ok(Outcome::PASS)
+}
+
+fn temperature(context: &Context) -> Check {
+    // A token whose logit is lower by 40 times the temperature has e^-40 of the
+    // likeliest one's probability.
+    const LOW: f32 = 0.01;
+    let model = context.model()?;
+    let mut others = 0;
+    for (seed, prompt) in context.prompts()?.into_iter().enumerate() {
+        for temperature in [LOW, 100.0] {
+            let options = context.greedy(2 * SOME)?.with_logits(true).with_seed(seed as u64);
+            let options = options.with_temperature(temperature);
+            for token in context.run_honoured(&*model, prompt.clone(), options)?.tokens {
+                let Some(logits) = token.logits else { return fail("no logits") };
+                let Some(own) = logits.get(token.id as usize) else { return fail("no logit") };
+                let below = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max) - own;
+                ensure!(
+                    temperature > LOW || below <= 40.0 * LOW,
+                    "at the temperature {LOW} a token was sampled whose logit is {below} below \
+                     the largest"
+                );
+                others += usize::from(temperature > LOW && below > 0.0);
+            }
+        }
+    }
+    ensure!(others > 0, "at the temperature 100 nothing but the likeliest tokens was sampled");
     Ok(Outcome::PASS)
 }
 

@@ -43,6 +43,12 @@ pub(super) const BEHAVIOURS: &[Behaviour] = &[
         check: prompt_equals_ids,
     },
     Behaviour {
+        id: "text/special-tokens",
+        demand: "special tokens that encoding adds are left out of a decode that skips them",
+        requires: REQUIRES,
+        check: special_tokens,
+    },
+    Behaviour {
         id: "text/unknown-id",
         demand: "decoding an id outside the vocabulary is `InvalidInput`",
         requires: REQUIRES,
@@ -158,6 +164,16 @@ fn prompt_equals_ids(context: &Context) -> Check {
         ensure_eq!(by_text.ids(), by_ids.ids(), "tokens after the text {text:?}");
         let tokens = by_text.completion.metrics.prompt_tokens;
         ensure_eq!(tokens, ids.len(), "`prompt_tokens` of the text {text:?}");
+    }
+    Ok(Outcome::PASS)
+}
+
+fn special_tokens(context: &Context) -> Check {
+    let model = tokenizing(context)?;
+    for text in TEXTS {
+        let (plain, added) = (model.encode(text, false)?, model.encode(text, true)?);
+        let (expected, found) = (model.decode(&plain, true)?, model.decode(&added, true)?);
+        ensure_eq!(found, expected, "the text of {added:?} without special tokens");
     }
     Ok(Outcome::PASS)
 }
