@@ -61,7 +61,9 @@
 //! | [`Metrics`](action::Metrics) | [`ServiceMetrics`](reply::ServiceMetrics) | at once |
 //! | [`Cancel`](action::Cancel) | [`Cancelled`](reply::Cancelled) | at once |
 //!
-//! All of them go through [`perform`](InferenceService::perform). No async
+//! All of them go through [`perform`](InferenceService::perform). What has no
+//! action (tokenizer, adapters, snapshots) is reached through
+//! [`InferenceService::model`]. No async
 //! runtime is needed; inside of one, call those that block for long from a
 //! thread that may block, and read the streams as async streams. An action of a
 //! request waits for its model where somebody is loading it, and loads the
@@ -166,7 +168,7 @@ mod unloading;
 pub use action::{Action, RequestId, Target, TypedAction, UnloadMode};
 pub use options::ServiceOptions;
 pub use reply::Reply;
-pub use service::InferenceService;
+pub use service::{HeldModel, InferenceService};
 
 /// Compiles and runs the example of the README.
 #[cfg(doctest)]

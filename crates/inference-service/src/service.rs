@@ -1,17 +1,19 @@
 //! The handle that consumers hold.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use inference_core::{
     BatchItem, ChatPrompt, ClassifyOptions, GenerateOptions, ModelSource, Prompt, Registry, Result,
+    TextModel,
 };
 
 use crate::action::{
     Action, Batch, Cancel, Capabilities, Chat, Classify, Generate, Info, Load, Metrics, RequestId,
     Target, TypedAction, Unload, UnloadMode,
 };
-use crate::host::{Backends, Host};
+use crate::host::{Backends, Hold, Host};
 use crate::options::ServiceOptions;
 use crate::reply::{
     Backends as BackendsReply, BatchGeneration, Cancelled, Classifications, Generation, Loaded,
@@ -225,6 +227,19 @@ impl InferenceService {
         self.perform(Cancel::Request(id))
     }
 
+    /// The model itself, for what has no action: its tokenizer, adapters,
+    /// snapshots, training. Waits for it or loads it as a request does, and
+    /// keeps it from being unloaded to make room while it is held. Requests
+    /// that are made of it directly have no id and are not counted.
+    ///
+    /// # Errors
+    ///
+    /// As [`generate`](Self::generate), but for the number of requests.
+    pub fn model(&self, model: impl Into<Target>) -> Result<HeldModel> {
+        let (hold, model) = self.host().acquire(&model.into())?;
+        Ok(HeldModel { model, hold })
+    }
+
     /// Takes on no more models and requests, unloads every model, and waits
     /// until all are gone. Idempotent; a second call with
     /// [`UnloadMode::Close`] cuts a drain short.
@@ -237,5 +252,35 @@ impl InferenceService {
     /// nevertheless.
     pub fn close(&self, mode: UnloadMode) -> Result<()> {
         self.host().close(mode, true)
+    }
+}
+
+/// A model of a service that stays while this is held; see
+/// [`InferenceService::model`].
+pub struct HeldModel {
+    /// Dropped first: whoever may be unloaded is not used any more.
+    model: Arc<dyn TextModel>,
+    hold: Hold,
+}
+
+impl HeldModel {
+    /// The name that it was loaded under.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.hold.name
+    }
+}
+
+impl Deref for HeldModel {
+    type Target = dyn TextModel;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.model
+    }
+}
+
+impl fmt::Debug for HeldModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeldModel").field("name", &self.hold.name).finish_non_exhaustive()
     }
 }

@@ -164,3 +164,21 @@ fn a_model_counts_for_what_it_has_grown_to() {
     assert_eq!(service.info().unwrap().memory_used, before);
     assert!(service.metrics().unwrap().models["sim"].peak_bytes > 1000);
 }
+
+#[test]
+fn a_held_model_stays_until_it_is_let_go() {
+    let (service, stage) = service(ServiceOptions::new().with_max_models(1));
+    load(&service, "a", 1).unwrap();
+    let held = service.model("a").unwrap();
+    assert_eq!((held.name(), held.encode("a", true).unwrap()), ("a", vec![97]));
+    assert_eq!(load(&service, "b", 1).unwrap_err().kind(), ErrorKind::Exhausted);
+    drop(held);
+    assert_eq!(load(&service, "b", 1).unwrap(), ["a"]);
+    assert_eq!(service.model("a").unwrap_err().kind(), ErrorKind::ModelNotFound);
+    // Unloaded all the same where somebody says so.
+    let held = service.model("b").unwrap();
+    service.unload("b").unwrap();
+    assert_eq!(stage.alive(), 0);
+    let refused = held.generate("x".into(), GenerateOptions::new()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Closed);
+}
