@@ -241,7 +241,8 @@ impl Mailbox {
     /// is over.
     pub(crate) fn wait(&self, patience: Option<Duration>) {
         let mut state = self.lock();
-        let until = patience.map(|patience| Instant::now() + patience);
+        // A time beyond what the clock can hold is for ever.
+        let until = patience.and_then(|patience| Instant::now().checked_add(patience));
         while !state.woken && !state.closing {
             let Some(until) = until else {
                 state = self.engine.wait(state).unwrap_or_else(PoisonError::into_inner);

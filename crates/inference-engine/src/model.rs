@@ -150,6 +150,22 @@ impl EngineModel {
         }
     }
 
+    /// Whether a call that waits for the engine can be answered. A waker may run
+    /// on the engine thread, which would wait for itself.
+    ///
+    /// # Errors
+    ///
+    /// `Closed`, the error that stopped the engine, or `Unsupported` on the
+    /// engine thread.
+    pub(crate) fn check_may_wait(&self) -> Result<()> {
+        self.mailbox.check_open()?;
+        if std::thread::current().id() == self.engine {
+            let subject = "a waker on the engine's own thread";
+            return Err(Error::unsupported(subject, "calls that wait for the engine"));
+        }
+        Ok(())
+    }
+
     /// Queues all of `submissions`, blocking while the queue is full.
     fn submit_all(&self, mut submissions: VecDeque<Submission>) -> Result<()> {
         struct Unpark(Thread);
@@ -189,7 +205,7 @@ impl TextModel for EngineModel {
         prompts: Vec<Prompt>,
         options: &ClassifyOptions,
     ) -> Result<Vec<Result<Classification>>> {
-        self.mailbox.check_open()?;
+        self.check_may_wait()?;
         validate(&self.requirements, options)?;
         let options = Arc::new(options.clone());
         let (reply, replies) = mpsc::channel();
@@ -305,7 +321,7 @@ impl Drop for EngineModel {
 
 impl Scorer for EngineModel {
     fn prompt_logits(&self, prompt: Prompt, rows: LogitRows) -> Result<PromptLogits> {
-        self.mailbox.check_open()?;
+        self.check_may_wait()?;
         let all_rows = match rows {
             LogitRows::All => true,
             LogitRows::Last => false,
@@ -330,7 +346,7 @@ impl Scorer for EngineModel {
 
 impl AttentionInspector for EngineModel {
     fn inspect_attention(&self, prompt: Prompt) -> Result<AttentionSnapshot> {
-        self.mailbox.check_open()?;
+        self.check_may_wait()?;
         let ids = self.requirements.prompt_ids(&prompt, self.requirements.context_len())?;
         let (reply, replies) = mpsc::channel();
         self.mailbox.inspect(Inspection { ids, reply })?;

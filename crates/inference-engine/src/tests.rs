@@ -7,6 +7,7 @@ mod classifying;
 mod draining;
 mod endings;
 mod failures;
+mod hostile;
 mod lifecycle;
 mod panics;
 mod preempting;

@@ -21,7 +21,7 @@ impl TokenCounts {
     pub(crate) fn push(&mut self, history: &[TokenId]) {
         let Some(&newest) = history.last() else { return };
         *self.counts.entry(newest).or_default() += 1;
-        let left = self.window.and_then(|window| history.len().checked_sub(window + 1));
+        let left = self.window.and_then(|window| (history.len() - 1).checked_sub(window));
         if let Some(gone) = left.and_then(|at| history.get(at))
             && let Some(count) = self.counts.get_mut(gone)
         {
@@ -43,10 +43,23 @@ fn update(logits: &mut [f32], id: TokenId, change: impl FnOnce(f32) -> f32) {
     }
 }
 
-/// Adds each bias to its token's logit.
+/// Sets a finite logit to what `change` makes of it, or the nearest finite
+/// value: an extreme option neither forbids a token nor breaks the softmax.
+fn shift(logits: &mut [f32], id: TokenId, change: impl FnOnce(f32) -> f32) {
+    update(logits, id, |logit| {
+        let changed = change(logit);
+        if logit.is_finite() { changed.clamp(f32::MIN, f32::MAX) } else { changed }
+    });
+}
+
+/// Adds each bias to its token's logit; one of negative infinity forbids it.
 pub(super) fn bias(logits: &mut [f32], biases: &[(TokenId, f32)]) {
     for &(id, bias) in biases {
-        update(logits, id, |logit| logit + bias);
+        if bias == f32::NEG_INFINITY {
+            update(logits, id, |logit| logit + bias);
+        } else {
+            shift(logits, id, |logit| logit + bias);
+        }
     }
 }
 
@@ -62,7 +75,7 @@ pub(super) fn frequency_and_presence(
         return;
     }
     for (id, count) in counts.iter() {
-        update(logits, id, |logit| logit - frequency * count as f32 - presence);
+        shift(logits, id, |logit| logit - frequency * count as f32 - presence);
     }
 }
 
@@ -73,7 +86,7 @@ pub(super) fn repetition(logits: &mut [f32], counts: &TokenCounts, penalty: f32)
         return;
     }
     for (id, _) in counts.iter() {
-        update(logits, id, |logit| if logit < 0.0 { logit * penalty } else { logit / penalty });
+        shift(logits, id, |logit| if logit < 0.0 { logit * penalty } else { logit / penalty });
     }
 }
 
@@ -119,6 +132,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn extreme_options_leave_logits_finite_and_in_order() {
+        let mut counts = TokenCounts::new(None);
+        (0..3).for_each(|id| counts.push(&[id]));
+        let start = [8.0, 0.0, -3.0];
+        let mut logits = start;
+        repetition(&mut logits, &counts, f32::MIN_POSITIVE);
+        assert_eq!(logits, [f32::MAX, 0.0, -3.0 * f32::MIN_POSITIVE]);
+        let mut logits = start;
+        repetition(&mut logits, &counts, f32::MAX);
+        assert_eq!(logits, [8.0 / f32::MAX, 0.0, f32::MIN]);
+        let mut logits = [f32::NEG_INFINITY, f32::NAN, f32::INFINITY];
+        repetition(&mut logits, &counts, 2.0);
+        assert_eq!((logits[0], logits[2]), (f32::NEG_INFINITY, f32::INFINITY));
+        assert!(logits[1].is_nan(), "what the model did is not hidden");
+
+        let mut logits = start;
+        bias(&mut logits, &[(0, f32::MAX), (0, f32::MAX), (1, f32::MIN), (1, f32::MIN)]);
+        bias(&mut logits, &[(2, f32::NEG_INFINITY), (2, f32::MAX)]);
+        assert_eq!(logits, [f32::MAX, f32::MIN, f32::NEG_INFINITY]);
     }
 
     #[test]
