@@ -221,3 +221,15 @@ fn a_copy_that_fails_ends_its_sequence() {
         assert_eq!(model.metrics().failed, 1);
     }
 }
+
+#[test]
+fn who_heard_of_a_fatal_failure_is_refused_at_once() {
+    for _ in 0..200 {
+        let (model, control) = model(SimSpec::default(), EngineOptions::new());
+        control.fail_at(0, SimFault::Error { survives: false });
+        let mut stream = model.generate(vec![1].into(), greedy(1)).unwrap();
+        stream.next().unwrap().unwrap_err();
+        let error = model.generate(vec![1].into(), greedy(1)).err().unwrap();
+        assert_eq!(error.to_string(), "simulated failure");
+    }
+}
