@@ -7,13 +7,14 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use inference_core::{Completion, Error, Result, Token, TokenEvent};
 
 use crate::mailbox::Mailbox;
+use crate::sync::{AtomicBool, Mutex, MutexGuard};
 
 #[derive(Debug)]
 struct Channel {

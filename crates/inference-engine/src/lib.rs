@@ -233,7 +233,12 @@
 //! # Testing
 //!
 //! Feature `test-support` adds `sim_runner`, a deterministic runner that
-//! notices wrong block tables and positions.
+//! notices wrong block tables and positions, costs what it is told to, and
+//! fails at random. The crate's own tests run random workloads over it and
+//! compare every request with a naive loop; `SIM_REQUESTS=100000 cargo test -p
+//! inference-engine --lib -- --ignored a_hundred_thousand` does so for long.
+//! The handshakes between threads are tried in all orders by loom: `cargo test
+//! -p inference-engine --features loom-tests --lib loom`.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -269,10 +274,14 @@ mod state;
 mod step;
 mod stream;
 mod submission;
+mod sync;
 mod text_output;
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(all(test, feature = "loom-tests"))]
+mod loom_tests;
 
 pub use model::EngineModel;
 pub use options::EngineOptions;

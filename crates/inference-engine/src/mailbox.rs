@@ -1,7 +1,7 @@
 //! The bounded queue in front of the engine thread, and its wake-ups.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{PoisonError, mpsc};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use inference_core::{AttentionSnapshot, Error, Result, TokenId};
 
 use crate::channel::wake;
 use crate::submission::Submission;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// A look at attention, to be answered between steps.
 #[derive(Debug)]

@@ -3,9 +3,8 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, OnceLock, PoisonError, mpsc};
 use std::task::{Wake, Waker};
-use std::thread::{JoinHandle, Thread, ThreadId};
 use std::time::Instant;
 
 use inference_core::probe::RequestId;
@@ -29,6 +28,7 @@ use crate::runner::ModelRunner;
 use crate::scheduler::Rank;
 use crate::stream::{EngineSource, Group, WhenFull};
 use crate::submission::{KvBytes, PrefillTask, RowConsumer, Submission, Task, request_span};
+use crate::sync::{Mutex, thread};
 
 /// A [`TextModel`] over any [`ModelRunner`]; see the [crate](crate) for how it
 /// serves requests.
@@ -42,9 +42,9 @@ pub struct EngineModel {
     meter: Arc<Meter>,
     next_request: AtomicU64,
     inspects_attention: bool,
-    engine: ThreadId,
+    engine: thread::ThreadId,
     /// Taken by whoever closes.
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 impl EngineModel {
@@ -82,7 +82,7 @@ impl EngineModel {
         let built = catch_unwind(AssertUnwindSafe(build));
         let (requirements, inspects_attention, engine) =
             built.unwrap_or_else(|panic| Err(panic_error(&*panic)))?;
-        let thread = std::thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("inference-engine".into())
             .spawn(move || engine.run())
             .map_err(|error| Error::engine("the engine thread could not be started", error))?;
@@ -159,7 +159,7 @@ impl EngineModel {
     /// engine thread.
     pub(crate) fn check_may_wait(&self) -> Result<()> {
         self.mailbox.check_open()?;
-        if std::thread::current().id() == self.engine {
+        if thread::current().id() == self.engine {
             let subject = "a waker on the engine's own thread";
             return Err(Error::unsupported(subject, "calls that wait for the engine"));
         }
@@ -168,7 +168,7 @@ impl EngineModel {
 
     /// Queues all of `submissions`, blocking while the queue is full.
     fn submit_all(&self, mut submissions: VecDeque<Submission>) -> Result<()> {
-        struct Unpark(Thread);
+        struct Unpark(std::thread::Thread);
         impl Wake for Unpark {
             fn wake(self: Arc<Self>) {
                 self.0.unpark();
@@ -302,7 +302,7 @@ impl EngineModel {
     fn join(&self) {
         // A waker or sink may drop the model on the engine thread itself,
         // which then ends without being waited for.
-        if std::thread::current().id() == self.engine {
+        if thread::current().id() == self.engine {
             return;
         }
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,7 @@
 //! The source behind a stream of tokens.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 
 use inference_core::probe::RequestId;
@@ -11,6 +11,7 @@ use crate::channel::TokenReader;
 use crate::mailbox::Mailbox;
 use crate::request::GeneratePlan;
 use crate::submission::{Submission, Task};
+use crate::sync::Mutex;
 
 /// Requests that are submitted together, when any of their sources is first
 /// polled: so the engine sees a whole batch at once. In ascending order of
