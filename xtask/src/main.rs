@@ -1,6 +1,7 @@
 //! Chores of this repository: `cargo xtask COMMAND`.
 
 mod bench;
+mod conformance;
 mod demo;
 mod eval_demo;
 mod fuzz_seeds;
@@ -27,6 +28,7 @@ enum Command {
     FuzzSeeds(fuzz_seeds::FuzzSeeds),
     #[command(subcommand)]
     Bench(bench::Bench),
+    Conformance(conformance::Conformance),
 }
 
 #[expect(clippy::print_stderr, reason = "a command reports its failure")]
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Command::EvalDemo(command) => command.run(),
         Command::FuzzSeeds(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::Conformance(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -66,6 +66,22 @@ impl Report {
         !self.missing.is_empty() || self.columns.iter().any(failing)
     }
 
+    /// Adds what came of a further suite; a backend that could not run is
+    /// named once.
+    pub fn merge(&mut self, other: Self) {
+        self.columns.extend(other.columns);
+        for entry in other.unavailable {
+            if !self.unavailable.contains(&entry) {
+                self.unavailable.push(entry);
+            }
+        }
+        for entry in other.missing {
+            if !self.missing.contains(&entry) {
+                self.missing.push(entry);
+            }
+        }
+    }
+
     /// Every failure: column, behaviour id and message.
     pub fn failures(&self) -> impl Iterator<Item = (&Column, &str, &str)> {
         self.columns.iter().flat_map(|column| {

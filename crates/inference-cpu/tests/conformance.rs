@@ -12,17 +12,32 @@ use inference_candle::ReferenceOps;
 use inference_conformance::{LoadRefusal, ModelUnderTest, SuiteOptions, run};
 use inference_core::{EmbeddedFiles, ErrorKind, LoadOptions, Message, ModelSource, Registry, Role};
 
-/// The embedded model with one file damaged or, without `content`, missing.
-fn refusal(file: &'static str, content: Option<&'static [u8]>, kind: ErrorKind) -> LoadRefusal {
+/// The embedded model with one file replaced or, without `content`, missing.
+fn edited(file: &'static str, content: Option<&'static [u8]>) -> ModelSource {
     let files: Vec<(&'static str, &'static [u8])> = inference_demo::FILES
         .iter()
         .filter_map(|(name, bytes)| {
             if *name == file { content.map(|bytes| (file, bytes)) } else { Some((*name, *bytes)) }
         })
         .collect();
+    ModelSource::Embedded(Vec::leak(files))
+}
+
+/// The model with one file damaged or missing.
+fn refusal(file: &'static str, content: Option<&'static [u8]>, kind: ErrorKind) -> LoadRefusal {
     let what = if content.is_some() { "damaged" } else { "missing" };
-    let source = ModelSource::Embedded(Vec::leak(files));
-    LoadRefusal::new(format!("{file} {what}"), source, kind, file)
+    LoadRefusal::new(format!("{file} {what}"), edited(file, content), kind, file)
+}
+
+/// The same weights with another base of the rotation: another model.
+fn other() -> ModelSource {
+    let (_, config) =
+        inference_demo::FILES.iter().find(|(name, _)| *name == "config.json").unwrap();
+    let config = std::str::from_utf8(config)
+        .unwrap()
+        .replace("\"rope_theta\": 10000.0", "\"rope_theta\": 20000.0");
+    assert!(config.contains("20000"), "{config}");
+    edited("config.json", Some(Vec::leak(config.into_bytes())))
 }
 
 fn main() -> ExitCode {
@@ -46,6 +61,7 @@ fn main() -> ExitCode {
         .unwrap()
         .with_prompts(prompts)
         .with_eos(vec![1, 2])
+        .with_other(other())
         .with_template(
             conversation,
             "<|bos|><|system|>Be brief.<|end|><|user|>What is 2 plus 3?<|end|><|assistant|>",

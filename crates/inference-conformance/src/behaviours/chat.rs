@@ -3,8 +3,8 @@
 use inference_core::{CapabilityId, ErrorKind, LogitRows, Message, Prompt};
 
 use crate::behaviour::Behaviour;
-use crate::context::{Context, SOME, ensure_kind, read};
-use crate::outcome::{Check, Outcome, ensure_eq, not_applicable};
+use crate::context::{Context, SOME, ensure_kind, read, worst_difference};
+use crate::outcome::{Check, Outcome, ensure, ensure_eq, not_applicable};
 
 const REQUIRES: &[CapabilityId] =
     &[CapabilityId::Load, CapabilityId::Generate, CapabilityId::Chat, CapabilityId::ChatTemplate];
@@ -55,7 +55,11 @@ fn golden(context: &Context) -> Check {
         if let Some(scorer) = model.as_scorer() {
             let chat = scorer.prompt_logits(golden.chat.clone().into(), LogitRows::All)?;
             let text = scorer.prompt_logits(ids.into(), LogitRows::All)?;
-            ensure_eq!(chat == text, true, "equal logits at every position of the conversation");
+            let difference = worst_difference(&chat.values, &text.values);
+            ensure!(
+                difference <= context.data().company_tolerance,
+                "logits of the conversation differ by {difference:e} from those of its text"
+            );
         }
     }
     Ok(Outcome::PASS)
