@@ -14,8 +14,9 @@ use std::collections::HashMap;
 use inference_core::TokenId;
 
 /// Most tokens that one call of [`PromptLookup::index`] takes in, so that a
-/// long prompt is not indexed at one go while others wait.
-const INDEXED_AT_ONCE: usize = 4096;
+/// long prompt is not indexed at one go while others wait: a fraction of a
+/// millisecond's worth.
+const INDEXED_AT_ONCE: usize = 1024;
 
 /// The most steps that are left out after drafts that were of no use.
 const LONGEST_PAUSE: u32 = 4;
@@ -212,8 +213,9 @@ mod tests {
         let mut lookup = PromptLookup::new(2);
         assert!(lookup.draft(&history[..9000], 1).is_empty());
         assert_eq!(lookup.indexed, INDEXED_AT_ONCE);
-        lookup.index(&history);
-        lookup.index(&history);
+        for _ in 1..history.len().div_ceil(INDEXED_AT_ONCE) {
+            lookup.index(&history);
+        }
         assert_eq!((lookup.indexed, lookup.draft(&history, 1)), (history.len(), vec![3]));
     }
 
