@@ -482,7 +482,7 @@ impl Shared {
     fn emit(&self, id: u64, phase: Phase, event: ProbeEvent) {
         let costly_only = self.flaw().is(Defect::CheapEventsMissing);
         if let Some(bus) = &self.settings.probe_bus
-            && !(costly_only && !bus.wants(ProbeKind::Logits))
+            && (!costly_only || bus.wants(ProbeKind::Logits))
         {
             bus.emit(Some(RequestId(id)), phase, event);
         }

@@ -71,7 +71,7 @@ pub(crate) struct Output {
 impl State {
     pub(crate) fn new(flaw: Flaw) -> Self {
         Self {
-            flaw: flaw,
+            flaw,
             waiting: Vec::new(),
             running: Vec::new(),
             outputs: HashMap::new(),

@@ -163,7 +163,7 @@ impl Sequence {
         }
         let allowed = |id| may_end || !stops(id);
         let mut id = choose(&logits, options, seed, index, allowed, flaw);
-        if self.id % 2 == 0 && flaw.is(Defect::GreedyNoisy) {
+        if self.id.is_multiple_of(2) && flaw.is(Defect::GreedyNoisy) {
             id = ranked(&logits)[1];
         }
         self.ids.push(id);
