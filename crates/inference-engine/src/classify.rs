@@ -52,7 +52,7 @@ pub(crate) fn label_tokens(
             let both = format!("`{}` and `{label}`", labels[other]);
             let expected = "labels that begin with different tokens";
             let found = format!("{both}, which both begin with token {token}");
-            return Err(Error::invalid_input("labels", expected, found));
+            return Err(Error::invalid_option("labels", found, expected));
         }
         tokens.push(token);
     }

@@ -52,6 +52,7 @@ impl Backend for NgramBackend {
             CapabilityId::Logits,
             CapabilityId::Logprobs,
             CapabilityId::ContinuousBatching,
+            CapabilityId::KvSnapshot,
             CapabilityId::PrefixCache,
             CapabilityId::SpeculativeDecoding,
         ])
@@ -88,7 +89,10 @@ impl Backend for NgramBackend {
         info.backend = NAME.to_owned();
         info.parameters = counts.ngrams() as u64;
         info.weight_dtype = "u64".to_owned();
-        let mut parts = ModelParts::new(info).with_tokenizer(tokenizer()?).with_eos(vec![EOS]);
+        let mut parts = ModelParts::new(info)
+            .with_tokenizer(tokenizer()?)
+            .with_eos(vec![EOS])
+            .with_identity(counts.digest());
         if let Some(template) = template {
             parts = parts.with_template(template);
         }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use inference_core::{Error, Result, TokenId};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::byte_vocabulary::{EOS, VOCAB_SIZE};
 
@@ -134,6 +135,14 @@ impl Counts {
             .collect();
         serde_json::json!({"model_type": MODEL_TYPE, "order": self.order, "ngrams": ngrams})
             .to_string()
+    }
+
+    /// What tells these counts from others, so that no snapshot is resumed with
+    /// another model: the SHA-256 of [`to_json`](Self::to_json).
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let bytes = Sha256::digest(self.to_json());
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Writes the counts into a folder, which is then a model.

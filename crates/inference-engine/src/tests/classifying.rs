@@ -83,10 +83,10 @@ fn labels_that_begin_with_the_same_token_are_refused_by_name() {
     let (model, control) = text_model(EngineOptions::new());
     let labels = |labels: &[&str]| ClassifyOptions::new().with_labels(labels.iter().copied());
     let error = model.classify(vec!["Q: ".into()], &labels(&["up", "no", "under"])).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert_eq!(error.kind(), ErrorKind::InvalidOption);
     assert!(error.to_string().contains("`up` and `under`"), "{error}");
     let error = model.classify(vec!["Q: ".into()], &labels(&["a", ""])).unwrap_err();
-    assert!(error.to_string().contains("label 1"), "{error}");
+    assert!(error.to_string().contains("no empty label"), "{error}");
     let error =
         model.classify(vec!["Q".into()], &ClassifyOptions::new().with_top(101)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidOption);
