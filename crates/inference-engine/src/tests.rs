@@ -4,6 +4,7 @@ mod backpressure;
 mod batching;
 mod cancelling;
 mod classifying;
+mod companions;
 mod draining;
 mod endings;
 mod failures;
