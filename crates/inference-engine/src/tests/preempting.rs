@@ -174,3 +174,36 @@ fn preemption_is_seen() {
     assert_eq!(again.request, preempted[0].request);
     assert!(!of(|event| matches!(event, ProbeEvent::CachePressure { total: 8, .. })).is_empty());
 }
+
+/// To compute again what a preempted sequence had is work like a prompt: it
+/// does not hold up the tokens of others, whatever their rank.
+#[test]
+fn computing_again_delays_nobody() {
+    let spec = SimSpec::default().with_context_len(64).with_blocks(4, 16).with_shared_blocks(false);
+    let options =
+        EngineOptions::new().with_max_batch(3).with_step_token_budget(4).with_channel_capacity(40);
+    let (model, control) = model(spec, options);
+    let mut slow = model.generate(vec![1; 4].into(), greedy(50).with_priority(9)).unwrap();
+    slow.start();
+    eventually(&model, "it is parked", |metrics| metrics.generated_tokens == 41);
+    // This takes the blocks, and gives them back.
+    generate(&model, &[2; 30], greedy(2));
+    assert_eq!(model.metrics().preemptions, 1);
+    let before = control.batches().len();
+    control.hold();
+    let mut short = model.generate(vec![3].into(), greedy(35)).unwrap();
+    short.start();
+    assert!(control.wait_for(before + 1));
+    let mut tokens: Vec<Token> = slow.by_ref().take(40).map(Result::unwrap).collect();
+    control.release();
+    assert_eq!(ids(&read(&mut short)), expected(&[3], 35));
+    tokens.extend(read(&mut slow));
+    assert_eq!(ids(&tokens), expected(&[1; 4], 50));
+    let batches = control.batches();
+    let again: Vec<_> = batches[before..]
+        .iter()
+        .filter(|batch| batch.sequences.iter().any(|s| s.prompt_len == 4 && s.len > 1))
+        .collect();
+    assert!(again.len() >= 44 / 4, "{}", again.len());
+    assert!(again.iter().all(|batch| batch.sequences.iter().any(|s| s.prompt_len == 1)));
+}
