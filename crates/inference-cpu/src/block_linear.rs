@@ -14,7 +14,7 @@ use inference_core::{Precision, Result};
 
 use crate::kernels::{
     BlockArgs, BlockKernel, GROUP, Kernels, LANES, LinearArgs, PANEL_FEATURES, QuantizedRow,
-    padded, panel_scratch_len,
+    padded, with_panel_scratch,
 };
 use crate::linear::{PANEL_MIN_ROWS, SharedOut, bias_of, input, matrix, pad_rows};
 use crate::view::{Contiguous, shapes, tensor};
@@ -154,10 +154,9 @@ impl BlockLinear {
                 out_stride: n,
             };
             if panels {
-                let mut scratch = vec![0.0f32; panel_scratch_len()];
                 // SAFETY: as in `CpuLinear::compute`, with `features` rows of
                 // weights, at most `PANEL_FEATURES`.
-                unsafe { (self.kernels.f32.panel)(&args, &mut scratch) };
+                with_panel_scratch(|scratch| unsafe { (self.kernels.f32.panel)(&args, scratch) });
             } else {
                 // SAFETY: as above.
                 unsafe { (self.kernels.f32.direct)(&args) };

@@ -45,7 +45,7 @@ use inference_gguf::BlockType;
 pub(crate) use activations::{QuantizedRow, padded};
 pub(crate) use attention::{AttentionArgs, AttentionRow, KeyRun};
 pub(crate) use blocks::BlockArgs;
-pub(crate) use linear::{LinearArgs, PANEL_FEATURES, panel_scratch_len};
+pub(crate) use linear::{LinearArgs, PANEL_FEATURES, with_panel_scratch};
 pub(crate) use part::{Element, GROUP, LANES};
 pub(crate) use stored::{Q8Block, Stored};
 
@@ -149,7 +149,7 @@ pub(crate) struct ElementKernels<T: 'static> {
     /// Computes a block of an affine map straight from the weights: for few rows.
     pub(crate) direct: unsafe fn(&LinearArgs<T>),
     /// The same by way of widened panels in `scratch`
-    /// ([`panel_scratch_len`] elements): for many rows.
+    /// (that of [`with_panel_scratch`]): for many rows.
     pub(crate) panel: unsafe fn(&LinearArgs<T>, scratch: &mut [f32]),
     /// Attention of rows that share a key/value head.
     pub(crate) attention: unsafe fn(&AttentionArgs<'_, T>),

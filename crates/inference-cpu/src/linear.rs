@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use inference_candle::{Linear, Weight, WeightType};
 use inference_core::{Error, Result};
 
-use crate::kernels::{Element, Kernels, LANES, LinearArgs, PANEL_FEATURES, panel_scratch_len};
+use crate::kernels::{Element, Kernels, LANES, LinearArgs, PANEL_FEATURES, with_panel_scratch};
 use crate::view::{AnyFloats, Contiguous, shapes, tensor};
 use crate::workers::Workers;
 
@@ -90,10 +90,9 @@ impl CpuLinear {
             self.workers.for_each(n.div_ceil(PANEL_FEATURES), work, |task| {
                 let first = task * PANEL_FEATURES;
                 let args = block(x, stride, first, PANEL_FEATURES.min(n - first));
-                let mut scratch = vec![0.0f32; panel_scratch_len()];
                 // SAFETY: as above; rows are padded with zeros to a multiple
                 // of `LANES`, and the scratch is as long as it must be.
-                unsafe { (kernels.panel)(&args, &mut scratch) };
+                with_panel_scratch(|scratch| unsafe { (kernels.panel)(&args, scratch) });
             });
         }
         Ok(out)

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use inference_candle::{
-    Activation, AttentionSpec, BatchView, KvCache, KvLayout, Linear, Ops, Weight, WeightType,
+    Activation, AttentionSpec, BatchView, Decoder, KvCache, KvLayout, Linear, Ops, Weight,
+    WeightType, reference,
 };
 use inference_core::{Error, Precision, Result};
 
@@ -269,6 +270,17 @@ impl Ops for CpuOps {
         let (x, y) = (x.f32()?, y.f32()?);
         let sums = x.iter().zip(y).map(|(x, y)| x + y * scale);
         tensor(sums.collect(), shape)
+    }
+
+    fn step(
+        &self,
+        decoder: &Decoder,
+        tokens: &[u32],
+        batch: &BatchView<'_>,
+        cache: Option<&mut dyn KvCache>,
+        logit_rows: &[usize],
+    ) -> Result<Tensor> {
+        self.workers.region(|| reference::step(self, decoder, tokens, batch, cache, logit_rows))
     }
 }
 

@@ -44,6 +44,13 @@ impl Workers {
         self.pool.current_num_threads()
     }
 
+    /// Runs `task` on one of the workers, which then shares what it does in
+    /// parallel without waiting for the others to wake up: entering the pool
+    /// from outside costs two context switches, and each operation would.
+    pub(crate) fn region<R: Send>(&self, task: impl FnOnce() -> R + Send) -> R {
+        if self.threads() == 1 { task() } else { self.pool.install(task) }
+    }
+
     /// Calls `task` with each index below `items`, in parallel where the total
     /// work pays for it. Which thread calls must not change what is computed.
     pub(crate) fn for_each(&self, items: usize, work: usize, task: impl Fn(usize) + Sync + Send) {

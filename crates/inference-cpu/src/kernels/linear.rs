@@ -4,6 +4,8 @@
 //! order of [`part`](super::part), whatever tile it is computed in. Tiles and
 //! panels decide what is reused from which cache, and nothing else.
 
+use std::cell::RefCell;
+
 use super::part::{Element, LANES, Part, sum_parts};
 use super::stored::Stored;
 
@@ -16,9 +18,23 @@ const PANEL_K: usize = 512;
 /// and their part of x stay in the second-level cache.
 const PANEL_ROWS: usize = 64;
 
+thread_local! {
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Elements of scratch that the panel kernel needs.
-pub(crate) const fn panel_scratch_len() -> usize {
+const fn panel_scratch_len() -> usize {
     PANEL_FEATURES * PANEL_K + PANEL_ROWS * PANEL_FEATURES * LANES
+}
+
+/// Calls `task` with the thread's scratch of the panel kernel, which writes
+/// what it reads: filling it with zeros each time would cost as much as a panel
+/// of a small model does.
+pub(crate) fn with_panel_scratch<R>(task: impl FnOnce(&mut [f32]) -> R) -> R {
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.resize(panel_scratch_len(), 0.0);
+        task(scratch)
+    })
 }
 
 /// A block of an affine map: `rows` rows of x by `features` rows of weights.
@@ -215,7 +231,7 @@ pub(super) unsafe fn direct<
 /// # Safety
 ///
 /// As [`direct`]; rows of x are padded as [`LinearArgs::x`] says; `scratch` has
-/// [`panel_scratch_len`] elements and `features` is at most [`PANEL_FEATURES`].
+/// the elements of [`with_panel_scratch`] and `features` is at most [`PANEL_FEATURES`].
 #[inline(always)]
 pub(super) unsafe fn panel<
     P: Part,
