@@ -15,7 +15,7 @@ use crate::kv_memory::KvMemory;
 use crate::mailbox::{Inspection, Mail, Mailbox};
 use crate::meter::Meter;
 use crate::options::EngineOptions;
-use crate::runner::{BlockId, MemoryUsage, ModelRunner, RunnerSpec};
+use crate::runner::{BlockId, MemoryUsage, ModelRunner, RunnerSpec, StepBatch};
 use crate::scheduler::{Rank, plan};
 use crate::sequence::{Ending, Sequence};
 use crate::submission::Submission;
@@ -39,6 +39,8 @@ pub(crate) struct Engine {
     /// Sequences whose blocks others needed; they wait to be computed again.
     pub(crate) preempted: BTreeMap<Rank, Sequence>,
     pub(crate) running: Vec<Sequence>,
+    /// The batch of the last step, whose memory the next one uses.
+    pub(crate) batch: StepBatch,
     pub(crate) kv: KvMemory,
     /// Whether somebody lacks blocks.
     pub(crate) short_of_blocks: bool,
@@ -80,6 +82,7 @@ impl Engine {
             waiting: BTreeMap::new(),
             preempted: BTreeMap::new(),
             running: Vec::new(),
+            batch: StepBatch::default(),
             kv,
             short_of_blocks: false,
             reported_bytes: 0,

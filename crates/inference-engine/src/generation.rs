@@ -167,10 +167,10 @@ impl Generation {
         self.outbox.extend(self.held.take());
         if piece.unsettled && piece.matched.is_none() {
             self.held = Some(token);
+            self.send(now);
         } else {
-            self.outbox.push_back(token);
+            self.deliver(token, now);
         }
-        self.send(now);
         if let Some(matched) = piece.matched {
             return Ok(Some(FinishReason::StopString(matched)));
         }
@@ -188,6 +188,22 @@ impl Generation {
             .collect();
         token.logits = self.plan.logits.then(|| row.to_vec());
         token
+    }
+
+    /// Sends a token, after those that wait.
+    fn deliver(&mut self, token: Token, now: Instant) {
+        if self.outbox.is_empty() {
+            match self.sender.send(token) {
+                Ok(()) => self.parked_since = None,
+                Err(token) => {
+                    self.outbox.push_back(*token);
+                    self.parked_since.get_or_insert(now);
+                }
+            }
+        } else {
+            self.outbox.push_back(token);
+            self.send(now);
+        }
     }
 
     /// Sends what there is room for.

@@ -58,6 +58,10 @@ pub(crate) fn gathering(
     (!left.is_zero()).then_some(left)
 }
 
+/// A prompt leaves one part in so many of a step's room to those behind it:
+/// enough for short prompts, and it is itself not much slower.
+const ROOM_BEHIND: usize = 4;
+
 /// One sequence's share of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Share {
@@ -74,7 +78,9 @@ pub(crate) struct Share {
 ///
 /// Decoding goes first so that a long prompt does not hold up the tokens of
 /// others; it is bounded by the number of slots, which the budget is never
-/// smaller than, so at least one prompt advances whenever one waits. Drafts
+/// smaller than, so at least one prompt advances whenever one waits. A prompt
+/// leaves a part of the room to those behind it, so that a short one need not
+/// wait for the whole of a long one. Drafts
 /// come last: they may be for nothing, so they never take the place of what is
 /// not.
 pub(crate) fn plan(candidates: &[Candidate], token_budget: usize) -> Vec<Share> {
@@ -82,20 +88,27 @@ pub(crate) fn plan(candidates: &[Candidate], token_budget: usize) -> Vec<Share> 
     ordered.sort_by_key(|c| (c.prefill, c.rank));
     let mut room = token_budget;
     let mut shares = Vec::with_capacity(ordered.len());
-    let mut wanted = Vec::with_capacity(ordered.len());
-    for candidate in ordered {
-        let len = candidate.pending.min(room);
+    let last = ordered.len().saturating_sub(1);
+    for (index, candidate) in ordered.iter().enumerate() {
+        let left = if candidate.prefill && index < last { room / ROOM_BEHIND } else { 0 };
+        let len = candidate.pending.min(room - left);
         if len == 0 {
             break;
         }
         room -= len;
         shares.push(Share { slot: candidate.slot, len, drafts: 0 });
-        let drafts = if len == candidate.pending { candidate.drafts } else { 0 };
-        wanted.push(drafts);
     }
-    for (share, drafts) in shares.iter_mut().zip(wanted) {
-        share.drafts = drafts.min(room);
-        room -= share.drafts;
+    // What those behind did not need.
+    for (share, candidate) in shares.iter_mut().zip(&ordered) {
+        let more = (candidate.pending - share.len).min(room);
+        share.len += more;
+        room -= more;
+    }
+    for (share, candidate) in shares.iter_mut().zip(&ordered) {
+        if share.len == candidate.pending {
+            share.drafts = candidate.drafts.min(room);
+            room -= share.drafts;
+        }
     }
     shares
 }
@@ -123,14 +136,22 @@ mod tests {
     #[test]
     fn decoding_goes_first_and_prompts_share_what_is_left() {
         let shares = plan(&[prefill(0, 10, 0), decode(1), prefill(2, 3, 0), decode(3)], 14);
-        let expected = [(1, 1), (3, 1), (0, 10), (2, 2)];
+        let expected = [(1, 1), (3, 1), (0, 9), (2, 3)];
         assert!(shares.iter().map(|s| (s.slot, s.len)).eq(expected));
     }
 
     #[test]
-    fn the_prompt_of_higher_priority_goes_first() {
+    fn the_prompt_of_higher_priority_has_the_most() {
         let shares = plan(&[prefill(0, 10, 0), prefill(1, 10, 5)], 12);
-        assert!(shares.iter().map(|s| (s.slot, s.len)).eq([(1, 10), (0, 2)]));
+        assert!(shares.iter().map(|s| (s.slot, s.len)).eq([(1, 9), (0, 3)]));
+    }
+
+    #[test]
+    fn a_short_prompt_does_not_wait_for_a_long_one() {
+        let shares = plan(&[prefill(0, 4_000, 0), prefill(1, 4_000, 0), prefill(2, 8, 0)], 512);
+        let found: Vec<_> = shares.iter().map(|s| (s.slot, s.len)).collect();
+        // The short one is done at once, and nothing of the room is wasted.
+        assert_eq!(found, [(0, 408), (1, 96), (2, 8)]);
     }
 
     #[test]

@@ -16,8 +16,15 @@ use crate::sequence::Ending;
 impl Engine {
     /// Computes one batch and hands out its logits.
     pub(crate) fn step(&mut self, shares: &[Share]) -> Result<(), Fatal> {
+        let mut batch = std::mem::take(&mut self.batch);
+        self.fill(&mut batch, shares);
+        let outcome = self.compute(&batch, shares);
+        self.batch = batch;
+        outcome
+    }
+
+    fn compute(&mut self, batch: &StepBatch, shares: &[Share]) -> Result<(), Fatal> {
         let began = Instant::now();
-        let batch = self.batch(shares);
         let active = self.active_bytes();
         for share in shares {
             self.running[share.slot].note_step(began, active);
@@ -25,7 +32,7 @@ impl Engine {
         let span =
             tracing::trace_span!("forward", sequences = shares.len(), tokens = batch.tokens.len());
         let forward =
-            span.in_scope(|| catch_unwind(AssertUnwindSafe(|| self.runner.forward(&batch))));
+            span.in_scope(|| catch_unwind(AssertUnwindSafe(|| self.runner.forward(batch))));
         let duration = began.elapsed();
         self.exporter.step(duration, batch.tokens.len());
         self.memory = self.runner.memory();
@@ -45,7 +52,7 @@ impl Engine {
         let phase = if prompt > 0 { Phase::Prefill } else { Phase::Decode };
         self.emit(None, phase, event);
         let error = match forward {
-            Ok(Ok(logits)) => match self.check_logits(&batch, &logits) {
+            Ok(Ok(logits)) => match self.check_logits(batch, &logits) {
                 Ok(()) => {
                     let outcome = self.hand_out(shares, &logits);
                     self.report_memory();
@@ -75,24 +82,32 @@ impl Engine {
         survives
     }
 
-    /// The batch of a plan, for which every sequence has the blocks.
-    fn batch(&self, shares: &[Share]) -> StepBatch {
-        let mut batch = StepBatch::default();
-        for &share in shares {
+    /// Makes `batch` that of a plan, for which every sequence has the blocks.
+    /// What it held is overwritten in place: a step allocates nothing per
+    /// sequence.
+    fn fill(&self, batch: &mut StepBatch, shares: &[Share]) {
+        let StepBatch { tokens, sequences, logit_rows } = batch;
+        tokens.clear();
+        logit_rows.clear();
+        sequences.resize_with(shares.len(), || StepSequence {
+            start: 0,
+            len: 0,
+            position: 0,
+            prompt_len: 0,
+            block_table: Vec::new(),
+        });
+        for (&share, entry) in shares.iter().zip(sequences) {
             let sequence = &self.running[share.slot];
-            let start = batch.tokens.len();
-            batch.tokens.extend(sequence.tokens(share));
+            entry.start = tokens.len();
+            entry.len = share.len + share.drafts;
+            entry.position = sequence.computed;
+            entry.prompt_len = sequence.prompt_len;
+            entry.block_table.clear();
+            entry.block_table.extend_from_slice(sequence.table.blocks());
+            tokens.extend(sequence.tokens(share));
             let rows = sequence.wanted_rows(share);
-            batch.logit_rows.extend(rows.map(|position| start + position - sequence.computed));
-            batch.sequences.push(StepSequence {
-                start,
-                len: share.len + share.drafts,
-                position: sequence.computed,
-                prompt_len: sequence.prompt_len,
-                block_table: sequence.table.blocks().to_vec(),
-            });
+            logit_rows.extend(rows.map(|position| entry.start + position - sequence.computed));
         }
-        batch
     }
 
     fn check_logits(&self, batch: &StepBatch, logits: &[f32]) -> Result<()> {
