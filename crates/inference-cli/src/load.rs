@@ -36,9 +36,11 @@ impl Drop for Loaded {
 }
 
 /// Loads the model that the arguments name, for at most `slots` sequences at
-/// once (`None`: the backend's choice).
+/// once (`None`: the backend's choice) where they do not say for how many.
 pub(crate) fn load(args: &LoadArgs, slots: Option<usize>, context: &Context) -> Result<Loaded> {
-    load_with(args, context, |options| options.parallel_slots = slots)
+    load_with(args, context, |options| {
+        options.parallel_slots = options.parallel_slots.or(slots);
+    })
 }
 
 /// Loads the model that the arguments name, with options that a command sets

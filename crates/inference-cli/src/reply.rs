@@ -74,12 +74,19 @@ pub(crate) fn cost(completion: &Completion) -> String {
         completion.finish_reason.to_string(),
         format!("{} + {} tokens", metrics.prompt_tokens, metrics.generated_tokens),
     ];
+    if metrics.cached_prompt_tokens > 0 {
+        parts.push(format!("{} cached", metrics.cached_prompt_tokens));
+    }
     if let Some(ttft) = metrics.ttft {
         parts.push(format!("first after {:.1} ms", ttft.as_secs_f64() * 1e3));
     }
     let rate = metrics.decode_tokens_per_sec();
     if rate > 0.0 {
         parts.push(format!("{rate:.0} tokens/s"));
+    }
+    if metrics.draft_tokens > 0 {
+        let (accepted, drafted) = (metrics.accepted_draft_tokens, metrics.draft_tokens);
+        parts.push(format!("{accepted} of {drafted} drafts"));
     }
     format!("[{}]", parts.join(" · "))
 }

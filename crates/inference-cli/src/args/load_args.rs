@@ -1,6 +1,7 @@
 //! How to load a model.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use inference::{KvDtype, LoadOptions, Precision, QuantizeType};
@@ -39,6 +40,30 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "BYTES", value_parser = values::byte_count)]
     kv_budget: Option<u64>,
 
+    /// Most sequences at once; default: as many as the command has use for
+    #[arg(long, alias = "parallel-slots", value_name = "N")]
+    parallel: Option<usize>,
+
+    /// Most tokens that one forward pass computes, of prompts and running texts together
+    #[arg(long, value_name = "TOKENS")]
+    step_token_budget: Option<usize>,
+
+    /// How long an idle model waits for more requests to compute with the first
+    #[arg(long, value_name = "SECONDS", value_parser = values::wait, allow_negative_numbers = true)]
+    max_wait: Option<Duration>,
+
+    /// Most requests that wait; further ones are refused
+    #[arg(long, value_name = "N")]
+    max_queue: Option<usize>,
+
+    /// End a text that nobody has read on for so long
+    #[arg(long, value_name = "SECONDS", value_parser = values::seconds, allow_negative_numbers = true)]
+    lag_timeout: Option<Duration>,
+
+    /// Keep nothing for later prompts that begin the same
+    #[arg(long)]
+    no_prefix_cache: bool,
+
     /// Quantize dense weights while loading
     #[arg(long, value_name = "TYPE", value_parser = values::quantize_type())]
     quantize: Option<QuantizeType>,
@@ -76,6 +101,12 @@ impl LoadArgs {
         options.affinity.clone_from(&self.affinity);
         options.kv_dtype = self.kv_dtype;
         options.kv_budget = self.kv_budget;
+        options.parallel_slots = self.parallel;
+        options.step_token_budget = self.step_token_budget;
+        options.max_wait = self.max_wait;
+        options.max_queue = self.max_queue;
+        options.lag_timeout = self.lag_timeout;
+        options.prefix_cache = self.no_prefix_cache.then_some(false);
         options.quantize = self.quantize;
         options.precision = self.exact.then_some(Precision::Exact);
         options.gpu_layers = self.gpu_layers;

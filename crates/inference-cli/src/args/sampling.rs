@@ -77,6 +77,11 @@ pub(crate) struct SamplingArgs {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
+    /// Draft up to N tokens from what followed before, and verify them at once; the text is the
+    /// same. 0 is off
+    #[arg(long, value_name = "N")]
+    prompt_lookup: Option<usize>,
+
     /// Give up after so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = values::seconds, allow_negative_numbers = true)]
     timeout: Option<Duration>,
@@ -114,6 +119,7 @@ impl SamplingArgs {
         options.stop_tokens.clone_from(&self.stop_token);
         options.ignore_eos = self.ignore_eos.then_some(true);
         options.seed = self.seed;
+        options.prompt_lookup = self.prompt_lookup;
         options.logprobs = self.logprobs;
         options.logits = self.logits.then_some(true);
         if let Some(timeout) = self.timeout {

@@ -70,11 +70,15 @@ pub(super) fn key_json(text: &str) -> Result<(String, String), String> {
 
 /// Seconds, greater than 0.
 pub(super) fn seconds(text: &str) -> Result<std::time::Duration, String> {
+    let refused = || format!("expected more than 0 seconds, found {text}");
+    wait(text).ok().filter(|duration| !duration.is_zero()).ok_or_else(refused)
+}
+
+/// Seconds, from 0 on.
+pub(super) fn wait(text: &str) -> Result<std::time::Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| format!("`{text}` is no number of seconds"))?;
-    match std::time::Duration::try_from_secs_f64(seconds) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        _ => Err(format!("expected more than 0 seconds, found {text}")),
-    }
+    let refused = |_| format!("expected 0 seconds or more, found {text}");
+    std::time::Duration::try_from_secs_f64(seconds).map_err(refused)
 }
 
 #[cfg(test)]
@@ -114,6 +118,7 @@ mod tests {
         assert!(seconds("0.5").is_ok());
         for bad in ["0", "-1", "nan", "inf", "soon"] {
             assert!(seconds(bad).is_err(), "{bad}");
+            assert_eq!(wait(bad).is_err(), bad != "0", "{bad}");
         }
     }
 }

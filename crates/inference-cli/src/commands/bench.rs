@@ -74,7 +74,9 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<()> {
     let longest = args.prompt_tokens.max(args.gen_tokens + 1);
     let begin = Instant::now();
     let model = load::load_with(&args.load, context, |options| {
-        options.parallel_slots = Some(slots);
+        options.parallel_slots = options.parallel_slots.or(Some(slots));
+        // What was computed before must cost what it does the first time.
+        options.prefix_cache = Some(false);
         options.context_len = options.context_len.or(Some(args.depth.saturating_add(longest + 1)));
     })?;
     let load_ms = begin.elapsed().as_secs_f64() * 1e3;

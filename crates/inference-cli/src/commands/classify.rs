@@ -53,10 +53,6 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     top: Option<usize>,
 
-    /// Most texts that are scored at once
-    #[arg(long, value_name = "N")]
-    parallel_slots: Option<usize>,
-
     #[command(flatten)]
     load: LoadArgs,
 }
@@ -94,7 +90,7 @@ enum JsonItem<'a> {
 pub(crate) fn run(args: &Args, context: &Context) -> Result<()> {
     let question = args.question()?;
     let texts = texts(&args.texts)?;
-    let model = load::load(&args.load, args.parallel_slots, context)?;
+    let model = load::load(&args.load, None, context)?;
     let prompts = texts.iter().map(|text| question.prompt(text)).collect();
     let mut options = ClassifyOptions::new().with_labels(question.labels.clone());
     options.top = args.top;

@@ -80,6 +80,21 @@ fn history_is_kept_until_it_is_reset() {
 }
 
 #[test]
+fn what_was_said_before_is_not_computed_again() {
+    let Some((_folder, model)) = chat_model() else { return };
+    let args = ["chat", "--interactive", "--json", "--model", &model, "-n", "20"];
+    let input = "Good morning, dear machine.\nAnd good night.\n";
+    let cached = |options: &[&str]| {
+        let lines = inference_reading(&[&args[..], options].concat(), input).json_lines();
+        let cached = |reply: &&Value| reply["cached_prompt_tokens"].as_u64().unwrap();
+        summaries(&lines).iter().map(cached).collect::<Vec<_>>()
+    };
+    let with = cached(&[]);
+    assert!(with[0] == 0 && with[1] > 0, "{with:?}");
+    assert_eq!(cached(&["--no-prefix-cache"]), [0, 0]);
+}
+
+#[test]
 fn a_refused_message_leaves_the_conversation_as_it_was() {
     let Some((_folder, model)) = chat_model() else { return };
     let args = ["chat", "--interactive", "--json", "--model", &model, "-n", "6"];

@@ -50,6 +50,10 @@ fn options_out_of_their_range() {
         ("--threads", "0", "threads"),
         ("--context-len", "0", "context_len"),
         ("--gpu-layers", "-2", "gpu_layers"),
+        ("--parallel", "0", "parallel_slots"),
+        ("--step-token-budget", "0", "step_token_budget"),
+        ("--max-queue", "0", "max_queue"),
+        ("--prompt-lookup", "33", "prompt_lookup"),
     ] {
         refused(&["generate", "--model", &model, option, value, "x"], 2, &[field]);
     }

@@ -171,6 +171,39 @@ fn a_forbidden_token_is_not_generated() {
 }
 
 #[test]
+fn drafts_change_nothing_but_the_number_of_steps() {
+    let Some((model, cases)) = stories() else { return };
+    let case = &cases[1];
+    let prompt = case["prompt"].as_str().unwrap();
+    let args = ["generate", "--model", &model, "--json", "--ignore-eos", "-n", "128", prompt];
+    let lines = inference(args.iter().chain(&["--prompt-lookup", "4"])).json_lines();
+    assert_eq!(ids(&lines), inference_fixtures::ids(&case["greedy_ids"]));
+    let number = |field: &str| summary(&lines)[field].as_u64().unwrap();
+    assert!(number("draft_tokens") > 0);
+    assert!(number("accepted_draft_tokens") <= number("draft_tokens"));
+    let without = inference(args).json_lines();
+    assert_eq!(summary(&without)["draft_tokens"], 0);
+}
+
+#[test]
+fn how_the_engine_computes_changes_no_token() {
+    let Some((model, cases)) = stories() else { return };
+    let case = &cases[1];
+    let prompt = case["prompt"].as_str().unwrap();
+    let args = ["generate", "--model", &model, "--json", "--ignore-eos", "-n", "64", prompt];
+    for options in [
+        &["--parallel", "3", "--step-token-budget", "3"][..],
+        &["--max-wait", "0.001", "--max-queue", "1", "--parallel", "2"],
+        &["--lag-timeout", "20", "--no-prefix-cache"],
+    ] {
+        let lines = inference(args.iter().chain(options)).json_lines();
+        assert_eq!(ids(&lines), inference_fixtures::ids(&case["greedy_ids"])[..64], "{options:?}");
+    }
+    let lines = inference(args.iter().chain(&["--kv-dtype", "q8_0"])).json_lines();
+    assert_eq!(ids(&lines).len(), 64);
+}
+
+#[test]
 fn probe_events_are_written_a_line_each() {
     let Some((model, _)) = stories() else { return };
     let folder = tempfile::tempdir().unwrap();

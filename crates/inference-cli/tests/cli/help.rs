@@ -50,6 +50,8 @@ fn a_senseless_command_line_is_a_usage_error() {
         &["generate", "--no-such-option", "x"],
         &["generate", "--max-tokens", "many", "x"],
         &["generate", "--kv-dtype", "f64", "x"],
+        &["generate", "--max-wait", "-1", "x"],
+        &["generate", "--lag-timeout", "0", "x"],
         &["generate", "--ids", "1,x"],
         &["generate", "--ids", "1", "and a prompt"],
         &["generate", "--logit-bias", "5", "x"],
