@@ -199,8 +199,9 @@ fn how_the_engine_computes_changes_no_token() {
         let lines = inference(args.iter().chain(options)).json_lines();
         assert_eq!(ids(&lines), inference_fixtures::ids(&case["greedy_ids"])[..64], "{options:?}");
     }
-    let lines = inference(args.iter().chain(&["--kv-dtype", "q8_0"])).json_lines();
-    assert_eq!(ids(&lines).len(), 64);
+    // The fixture's heads are too short for blocks of 32; the embedded model's are not.
+    let args = ["generate", "--json", "--ignore-eos", "-n", "8", "--kv-dtype", "q8_0", "Once"];
+    assert_eq!(ids(&inference(args).json_lines()).len(), 8);
 }
 
 #[test]
