@@ -123,7 +123,8 @@
 //!   ends the engine. Once ended, every waiting request and every later call
 //!   gets the first cause. Logits that are NaN, and panics in sampling and
 //!   decoding, end their own sequence alone; a panicking waker or metrics
-//!   recorder harms nobody.
+//!   recorder harms nobody. A waker may call the model too: what would wait for
+//!   the engine thread on that very thread answers `Unsupported`.
 //! - **Draining waits for what was submitted**, slow readers included, for as
 //!   long as `lag_timeout` lets them be slow. Items of a batch that still wait
 //!   outside of a full queue were not submitted and get `Closed`. A `close`
