@@ -109,7 +109,7 @@ named_types! {
     F16 = "f16";
     /// 16-bit brain floats.
     Bf16 = "bf16";
-    /// 8-bit blocks of 32 with one scale each.
+    /// 8-bit blocks of 32 with one scale each; for heads of whole blocks.
     Q8_0 = "q8_0";
 }
 
