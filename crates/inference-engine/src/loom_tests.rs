@@ -5,6 +5,8 @@
 //! Loom finds a wake-up that is lost as a deadlock: its waits have no timeout.
 //! The block pool is not here, since the engine thread alone owns it.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
