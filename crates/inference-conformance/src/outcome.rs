@@ -124,7 +124,9 @@ pub(crate) fn undeclared(id: CapabilityId, detail: &str) -> Outcome {
 /// Fails the check with a formatted message unless the condition holds.
 macro_rules! ensure {
     ($condition:expr, $($message:tt)+) => {
-        if !$condition {
+        // A comparison with what is no number does not hold.
+        let holds: bool = $condition;
+        if !holds {
             return Err($crate::outcome::Stop::Fail(format!($($message)+)));
         }
     };

@@ -12,6 +12,9 @@ use crate::model_under_test::ModelUnderTest;
 use crate::outcome::Outcome;
 use crate::report::{Column, Report};
 
+/// The name of a backend, and the backend or why it is missing.
+type Found = (String, Result<Arc<dyn Backend>, String>);
+
 /// What a suite runs.
 ///
 /// ```
@@ -67,7 +70,7 @@ impl SuiteOptions {
     }
 
     /// The backends that are asked for: each one, or why it is missing.
-    fn backends(&self, registry: &Registry) -> Vec<(String, Result<Arc<dyn Backend>, String>)> {
+    fn backends(&self, registry: &Registry) -> Vec<Found> {
         let names = if self.backends.is_empty() { registry.list() } else { self.backends.clone() };
         let found = |name: String| {
             let backend = registry.get(&name).map_err(|error| error.to_string());

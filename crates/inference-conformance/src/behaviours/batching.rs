@@ -8,6 +8,9 @@ use crate::behaviour::Behaviour;
 use crate::context::{Context, SOME, ensure_kind};
 use crate::outcome::{Check, Outcome, Stop, ensure, ensure_eq, fail};
 
+/// Prompts and their answers.
+type Answers = Vec<(Vec<TokenId>, Vec<TokenId>)>;
+
 const REQUIRES: &[CapabilityId] =
     &[CapabilityId::Load, CapabilityId::Generate, CapabilityId::BatchGenerate];
 
@@ -55,10 +58,7 @@ pub(super) const BEHAVIOURS: &[Behaviour] = &[
     },
 ];
 
-fn alone(
-    context: &Context,
-    model: &dyn TextModel,
-) -> Result<Vec<(Vec<TokenId>, Vec<TokenId>)>, Stop> {
+fn alone(context: &Context, model: &dyn TextModel) -> Result<Answers, Stop> {
     let mut answers = Vec::new();
     for (index, prompt) in context.prompts()?.into_iter().enumerate() {
         // Unequal lengths of the answers too.

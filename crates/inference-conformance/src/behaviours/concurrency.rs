@@ -53,7 +53,7 @@ fn many_threads(context: &Context) -> Check {
             let (prompt, ids) = &expected[index];
             let output = context.run(&*model, prompt.clone(), context.greedy(SOME)?)?;
             ensure_eq!(output.ids(), *ids, "tokens of prompt {index} among {THREADS} threads");
-            if classifies && thread % 2 == 0 {
+            if classifies && thread.is_multiple_of(2) {
                 let prompts = vec![prompt.clone().into()];
                 for result in model.classify(prompts, &ClassifyOptions::new())? {
                     let best = result?.token.id;

@@ -206,8 +206,9 @@ fn stop_string(context: &Context) -> Check {
             .collect();
         let inner = ends.iter().copied().filter(|end| *end > 0 && *end < text.len());
         for border in inner.skip(1).step_by(3).take(3) {
-            let start = text.floor_char_boundary(border - 1);
-            let end = text.ceil_char_boundary((border + 3).min(text.len()));
+            let start = (0..border).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            let mut ends = (border + 3)..text.len();
+            let end = ends.find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
             let stop = &text[start..end];
             let expected = &text[..text.find(stop).unwrap_or(start)];
             let options = context.greedy(2 * SOME)?.with_stop_string(stop);

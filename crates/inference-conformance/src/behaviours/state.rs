@@ -9,6 +9,9 @@ use crate::behaviour::Behaviour;
 use crate::context::{Context, SOME, ensure_kind, read};
 use crate::outcome::{Check, Outcome, Stop, ensure, ensure_eq, fail, not_applicable};
 
+/// Prompts in two parts.
+type Parts = Vec<(Vec<TokenId>, Vec<TokenId>)>;
+
 const REQUIRES: &[CapabilityId] =
     &[CapabilityId::Load, CapabilityId::Generate, CapabilityId::KvSnapshot];
 
@@ -57,7 +60,7 @@ fn state(model: &dyn TextModel) -> Result<&dyn SequenceState, Stop> {
 
 /// A prompt in two parts, the second not empty, for every prompt that is long
 /// enough.
-fn parts(context: &Context) -> Result<Vec<(Vec<TokenId>, Vec<TokenId>)>, Stop> {
+fn parts(context: &Context) -> Result<Parts, Stop> {
     let mut parts = Vec::new();
     let long = context.long_prompt(context.model()?.info().context_len.min(150) / 2, 3)?;
     for prompt in context.prompts()?.into_iter().chain([long]) {
