@@ -60,7 +60,7 @@ pub(crate) fn gathering(
 
 /// A prompt leaves one part in so many of a step's room to those behind it:
 /// enough for short prompts, and it is itself not much slower.
-const ROOM_BEHIND: usize = 4;
+const ROOM_BEHIND: usize = 8;
 
 /// One sequence's share of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,14 +136,14 @@ mod tests {
     #[test]
     fn decoding_goes_first_and_prompts_share_what_is_left() {
         let shares = plan(&[prefill(0, 10, 0), decode(1), prefill(2, 3, 0), decode(3)], 14);
-        let expected = [(1, 1), (3, 1), (0, 9), (2, 3)];
+        let expected = [(1, 1), (3, 1), (0, 10), (2, 2)];
         assert!(shares.iter().map(|s| (s.slot, s.len)).eq(expected));
     }
 
     #[test]
     fn the_prompt_of_higher_priority_has_the_most() {
         let shares = plan(&[prefill(0, 10, 0), prefill(1, 10, 5)], 12);
-        assert!(shares.iter().map(|s| (s.slot, s.len)).eq([(1, 9), (0, 3)]));
+        assert!(shares.iter().map(|s| (s.slot, s.len)).eq([(1, 10), (0, 2)]));
     }
 
     #[test]
@@ -151,7 +151,7 @@ mod tests {
         let shares = plan(&[prefill(0, 4_000, 0), prefill(1, 4_000, 0), prefill(2, 8, 0)], 512);
         let found: Vec<_> = shares.iter().map(|s| (s.slot, s.len)).collect();
         // The short one is done at once, and nothing of the room is wasted.
-        assert_eq!(found, [(0, 408), (1, 96), (2, 8)]);
+        assert_eq!(found, [(0, 448), (1, 56), (2, 8)]);
     }
 
     #[test]
