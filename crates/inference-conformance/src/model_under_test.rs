@@ -51,6 +51,10 @@ pub struct ModelUnderTest {
     pub refusals: Vec<LoadRefusal>,
     /// A different model for the same backend.
     pub other: Option<ModelSource>,
+    /// Whether what follows a position changes it, because the encoding of
+    /// positions depends on the length of the whole prompt, as that of LongRoPE
+    /// does. Default: false.
+    pub length_changes_positions: bool,
 }
 
 impl ModelUnderTest {
@@ -71,6 +75,7 @@ impl ModelUnderTest {
             refused_chats: Vec::new(),
             refusals: Vec::new(),
             other: None,
+            length_changes_positions: false,
         }
     }
 
@@ -148,6 +153,14 @@ impl ModelUnderTest {
     #[must_use]
     pub fn with_refusal(mut self, refusal: LoadRefusal) -> Self {
         self.refusals.push(refusal);
+        self
+    }
+
+    /// Sets whether the encoding of positions depends on the length of the
+    /// whole prompt.
+    #[must_use]
+    pub fn with_length_changes_positions(mut self, changes: bool) -> Self {
+        self.length_changes_positions = changes;
         self
     }
 

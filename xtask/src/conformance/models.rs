@@ -92,7 +92,9 @@ fn folder(name: &str, path: &Path) -> Result<ModelUnderTest> {
     }
     if let Ok(config) = std::fs::read(path.join("config.json")) {
         let config: serde_json::Value = serde_json::from_slice(&config)?;
-        model = model.with_eos(ids(&config["eos_token_id"]));
+        model = model
+            .with_eos(ids(&config["eos_token_id"]))
+            .with_length_changes_positions(config["rope_scaling"]["type"] == "longrope");
         model = model.with_refusal(without_weights(name, path)?);
     }
     Ok(model)

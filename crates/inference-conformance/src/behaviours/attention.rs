@@ -4,7 +4,7 @@ use inference_core::{CapabilityId, ErrorKind, TokenId};
 
 use crate::behaviour::Behaviour;
 use crate::context::{Context, ensure_kind};
-use crate::outcome::{Check, Outcome, ensure, ensure_eq, fail};
+use crate::outcome::{Check, Outcome, ensure, ensure_eq, fail, not_applicable};
 
 const REQUIRES: &[CapabilityId] = &[CapabilityId::Load, CapabilityId::AttentionProbe];
 
@@ -64,6 +64,9 @@ fn causal(context: &Context) -> Check {
     let Some(inspector) = model.as_attention_inspector() else {
         return fail("`as_attention_inspector` is `None`");
     };
+    if context.data().length_changes_positions {
+        return not_applicable("the length of the prompt changes the encoding of positions");
+    }
     let allowed = context.data().company_tolerance;
     for prompt in context.prompts()? {
         let half = prompt.len().div_ceil(2);

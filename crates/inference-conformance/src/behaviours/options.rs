@@ -254,6 +254,8 @@ fn load_honoured(context: &Context) -> Check {
                 ensure!(named, "the refusal of `{option}` does not name it: {message}");
                 Ok(None)
             }
+            // A value that this model cannot have.
+            Err(Error::InvalidOption { field, .. }) if field == option => Ok(None),
             Err(error) => fail(format!("loading with `{option}`: {}", explained(&error))),
         }
     };
