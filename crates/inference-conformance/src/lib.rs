@@ -1,4 +1,4 @@
-//! The conformance suite of inference backends: named [behaviours](behaviours)
+//! The conformance suite of inference backends: named [behaviours]
 //! that the contract of [`inference_core`] demands, each with a check for any
 //! backend and model.
 //!

@@ -7,7 +7,7 @@ use inference_core::{CapabilityId, ProbeBus};
 
 use crate::behaviour::Behaviour;
 use crate::context::{Context, MANY, SOME, honoured, read};
-use crate::outcome::{Check, Outcome, ensure, ensure_eq};
+use crate::outcome::{Check, Outcome, ensure, ensure_eq, fail};
 use crate::recorder::{recorded, recorder};
 
 const REQUIRES: &[CapabilityId] =
@@ -68,6 +68,7 @@ fn priority(context: &Context) -> Check {
 
 fn step_budget(context: &Context) -> Check {
     const BUDGET: usize = 4;
+    const TRIES: usize = 20;
     let (sink, records) = recorder(ProbeKind::Scheduler.into());
     let bus = Arc::new(ProbeBus::with_queue(vec![sink], 1 << 16));
     let model = context.load_with(|load| {
@@ -75,26 +76,38 @@ fn step_budget(context: &Context) -> Check {
         load.with_probe_bus(Arc::clone(&bus))
     })?;
     let (prompt, options, tokens) = context.long_request(MANY)?;
-    let mut running = model.generate(prompt.into(), options)?;
-    ensure!(matches!(running.next(), Some(Ok(_))), "no first token");
     let length = (model.info().context_len / 2).min(40 * BUDGET);
-    let long = context.long_prompt(length, 1)?;
-    let mut late = model.generate(long.into(), context.greedy(1)?)?;
-    late.start();
-    context.wait_until("both are in the scheduler", || model.metrics().requests == 2)?;
-    let output = read(running)?;
-    ensure_eq!(output.tokens.len() + 1, tokens, "tokens beside a long prompt");
-    read(late)?;
-    let (mut steps, mut shared) = (0, 0);
-    for record in recorded(context, &*model, &bus, &records)? {
-        let ProbeEvent::Step { sequences, tokens, .. } = record.event else { continue };
-        ensure!(tokens <= BUDGET, "a step of {tokens} tokens, `step_token_budget` being {BUDGET}");
-        steps += 1;
-        shared += usize::from(sequences == 2 && tokens > 2);
+    let mut steps = 0;
+    // Whether the stream waits for its reader as long as the prompt is computed
+    // is up to chance.
+    for attempt in 1..=TRIES {
+        let before = model.metrics().requests;
+        let mut running = model.generate(prompt.clone().into(), options.clone())?;
+        ensure!(matches!(running.next(), Some(Ok(_))), "no first token");
+        // Another beginning each time, so that nothing of it is cached.
+        let long = context.long_prompt(length, attempt)?;
+        let mut late = model.generate(long.into(), context.greedy(1)?)?;
+        late.start();
+        context
+            .wait_until("both are in the scheduler", || model.metrics().requests == before + 2)?;
+        let output = read(running)?;
+        ensure_eq!(output.tokens.len() + 1, tokens, "tokens beside a long prompt");
+        read(late)?;
+        let mut shared = false;
+        for record in recorded(context, &*model, &bus, &records)? {
+            let ProbeEvent::Step { sequences, tokens, .. } = record.event else { continue };
+            ensure!(
+                tokens <= BUDGET,
+                "a step of {tokens} tokens, `step_token_budget` being {BUDGET}"
+            );
+            steps += 1;
+            shared |= sequences == 2 && tokens > 2;
+        }
+        if shared {
+            return Ok(Outcome::PASS);
+        }
     }
-    ensure!(
-        shared > 0,
+    fail(format!(
         "in none of {steps} steps did a chunk of the prompt and the stream's token run together"
-    );
-    Ok(Outcome::PASS)
+    ))
 }
