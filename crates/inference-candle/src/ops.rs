@@ -1,5 +1,6 @@
 //! The operations that a device provides.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
@@ -24,6 +25,12 @@ pub trait Linear: Send + Sync + fmt::Debug {
     ///
     /// [`ErrorKind::Engine`](inference_core::ErrorKind::Engine).
     fn forward(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// The map itself, for operations that know how to compute their own maps
+    /// without a tensor for each result. `None`: it can only be called.
+    fn as_any(&self) -> Option<&dyn Any> {
+        None
+    }
 }
 
 /// How the gate of an MLP is activated.

@@ -63,9 +63,11 @@
 //! the available parallelism), on Linux pinned if asked for. Work that is too
 //! small to share runs on the calling thread.
 
+mod activations;
 mod attention;
 mod backend;
-mod block_linear;
+mod block_product;
+mod dense_product;
 mod device;
 mod kernels;
 mod kv_cache;

@@ -11,10 +11,11 @@ use inference_core::{Error, Precision, Result};
 
 use crate::CpuOptions;
 use crate::attention::{Keys, Operands, attend, store};
-use crate::block_linear::BlockLinear;
+use crate::block_product::BlockProduct;
+use crate::dense_product::DenseProduct;
 use crate::kernels::{Element, Kernels, Stored, Tier};
 use crate::kv_cache::{CpuKvCache, LayerBlocks, Pool, Pools};
-use crate::linear::CpuLinear;
+use crate::linear::{CpuLinear, Product};
 use crate::view::{AnyFloats, Contiguous, shapes, tensor};
 use crate::workers::Workers;
 
@@ -85,12 +86,13 @@ impl Ops for CpuOps {
 
     fn linear(&self, weight: &Weight, bias: Option<&Weight>) -> Result<Arc<dyn Linear>> {
         let (kernels, workers) = (self.kernels, self.workers.clone());
-        match weight.kind() {
+        let product: Box<dyn Product> = match weight.kind() {
             WeightType::Blocks(_) | WeightType::Coded(_) => {
-                Ok(Arc::new(BlockLinear::new(kernels, workers, self.precision, weight, bias)?))
+                Box::new(BlockProduct::new(kernels, workers, self.precision, weight, bias)?)
             }
-            _ => Ok(Arc::new(CpuLinear::new(kernels, workers, weight, bias)?)),
-        }
+            _ => Box::new(DenseProduct::new(kernels, workers, weight, bias)?),
+        };
+        Ok(Arc::new(CpuLinear { product }))
     }
 
     fn kv_cache(&self, layout: &KvLayout) -> Result<Box<dyn KvCache>> {

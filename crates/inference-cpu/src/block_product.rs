@@ -8,16 +8,17 @@
 use std::fmt;
 use std::sync::OnceLock;
 
-use candle_core::Tensor;
-use inference_candle::{Linear, Weight, WeightType};
+use inference_candle::{Weight, WeightType};
 use inference_core::{Precision, Result};
 
+use crate::activations::Activations;
+use crate::dense_product::PANEL_MIN_ROWS;
 use crate::kernels::{
     BlockArgs, BlockKernel, GROUP, Kernels, LANES, LinearArgs, PANEL_FEATURES, QuantizedRow,
     padded, with_panel_scratch,
 };
-use crate::linear::{PANEL_MIN_ROWS, SharedOut, bias_of, input, matrix, pad_rows};
-use crate::view::{Contiguous, shapes, tensor};
+use crate::linear::{Product, SharedOut, bias_of, matrix, pad_rows};
+use crate::view::shapes;
 use crate::workers::Workers;
 
 /// Weights per task of the fast path: some microseconds for one row.
@@ -28,7 +29,7 @@ const TASK_WEIGHTS: usize = 1 << 16;
 const DECODED: usize = 1 << 16;
 
 /// `x · Wᵀ + b` from blocks or a codec's rows.
-pub(crate) struct BlockLinear {
+pub(crate) struct BlockProduct {
     kernels: &'static Kernels,
     workers: Workers,
     weight: Weight,
@@ -39,7 +40,7 @@ pub(crate) struct BlockLinear {
     kernel: Option<BlockKernel>,
 }
 
-impl BlockLinear {
+impl BlockProduct {
     pub(crate) fn new(
         kernels: &'static Kernels,
         workers: Workers,
@@ -66,13 +67,13 @@ impl BlockLinear {
         self.bias.as_ref().map_or(std::ptr::null(), |bias| bias.as_ptr().wrapping_add(first))
     }
 
-    /// `x` is `[rows, in]`, the result `[rows, out]`.
-    fn fast(&self, x: &[f32], rows: usize, kernel: BlockKernel) -> Result<Vec<f32>> {
+    /// `x` is `[rows, in]`, `out` `[rows, out]`.
+    fn fast(&self, x: &[f32], rows: usize, kernel: BlockKernel, out: &mut [f32]) -> Result<()> {
         let (k, n) = (self.in_features, self.out_features);
         let bytes = self.weight.bytes().unwrap_or_default();
         let row_bytes = bytes.len() / n.max(1);
-        if x.len() != rows * k || k == 0 {
-            return Err(shapes("linear", &[&[x.len()], &[n, k]]));
+        if x.len() != rows * k || k == 0 || out.len() != rows * n {
+            return Err(shapes("linear", &[&[x.len()], &[n, k], &[out.len()]]));
         }
         let (values, groups) = (padded(k), padded(k) / GROUP);
         let mut q = vec![0i8; rows * values];
@@ -87,9 +88,8 @@ impl BlockLinear {
             // SAFETY: the table is for this CPU, checked where it was chosen.
             unsafe { (self.kernels.quantize)(x, row) };
         });
-        let mut out = vec![0.0f32; rows * n];
         let target = SharedOut(out.as_mut_ptr());
-        let activations = Activations { q: &q, scales: &scales, sums: &sums };
+        let activations = Quantized { q: &q, scales: &scales, sums: &sums };
         let per_task = (TASK_WEIGHTS / k).clamp(8, 128);
         self.workers.for_each(n.div_ceil(per_task), rows * n * k, |task| {
             let first = task * per_task;
@@ -111,14 +111,14 @@ impl BlockLinear {
             // write disjoint features.
             unsafe { kernel(&args) };
         });
-        Ok(out)
+        Ok(())
     }
 
     /// As [`fast`](Self::fast), decoding weights.
-    fn exact(&self, x: &[f32], rows: usize) -> Result<Vec<f32>> {
+    fn exact(&self, x: &[f32], rows: usize, out: &mut [f32]) -> Result<()> {
         let (k, n) = (self.in_features, self.out_features);
-        if x.len() != rows * k || k == 0 {
-            return Err(shapes("linear", &[&[x.len()], &[n, k]]));
+        if x.len() != rows * k || k == 0 || out.len() != rows * n {
+            return Err(shapes("linear", &[&[x.len()], &[n, k], &[out.len()]]));
         }
         let panels = rows >= PANEL_MIN_ROWS;
         let padded;
@@ -129,7 +129,6 @@ impl BlockLinear {
         } else {
             (x, k)
         };
-        let mut out = vec![0.0f32; rows * n];
         let target = SharedOut(out.as_mut_ptr());
         let failed = OnceLock::new();
         let per_task = (DECODED / k).clamp(1, PANEL_FEATURES);
@@ -154,7 +153,7 @@ impl BlockLinear {
                 out_stride: n,
             };
             if panels {
-                // SAFETY: as in `CpuLinear::compute`, with `features` rows of
+                // SAFETY: as in `DenseProduct::compute`, with `features` rows of
                 // weights, at most `PANEL_FEATURES`.
                 with_panel_scratch(|scratch| unsafe { (self.kernels.f32.panel)(&args, scratch) });
             } else {
@@ -162,18 +161,18 @@ impl BlockLinear {
                 unsafe { (self.kernels.f32.direct)(&args) };
             }
         });
-        failed.into_inner().map_or(Ok(out), Err)
+        failed.into_inner().map_or(Ok(()), Err)
     }
 }
 
 /// Rows of [`QuantizedRow`]s.
-struct Activations<'a> {
+struct Quantized<'a> {
     q: &'a [i8],
     scales: &'a [f32],
     sums: &'a [f32],
 }
 
-impl Linear for BlockLinear {
+impl Product for BlockProduct {
     fn in_features(&self) -> usize {
         self.in_features
     }
@@ -182,21 +181,17 @@ impl Linear for BlockLinear {
         self.out_features
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let rows = input(x, &self.weight)?;
-        let x = Contiguous::new(x, "linear input")?;
-        let x = x.elements()?;
-        let out = match self.kernel {
-            Some(kernel) => self.fast(x.f32()?, rows, kernel)?,
-            None => self.exact(x.f32()?, rows)?,
-        };
-        tensor(out, (rows, self.out_features))
+    fn forward_into(&self, x: &Activations<'_>, out: &mut [f32]) -> Result<()> {
+        match self.kernel {
+            Some(kernel) => self.fast(x.values(), x.rows(), kernel, out),
+            None => self.exact(x.values(), x.rows(), out),
+        }
     }
 }
 
-impl fmt::Debug for BlockLinear {
+impl fmt::Debug for BlockProduct {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = if self.kernel.is_some() { "fast" } else { "exact" };
-        write!(f, "BlockLinear({:?}, {}, {path})", self.weight, self.kernels.tier)
+        write!(f, "BlockProduct({:?}, {}, {path})", self.weight, self.kernels.tier)
     }
 }
