@@ -102,6 +102,7 @@ fn layers_depend_downwards_only() {
         assert!(!has("inference-core", heavy), "inference-core pulls in {heavy}");
     }
     assert!(!has("inference-engine", "candle"), "the engine knows no tensor library");
+    assert!(!has("inference-llamacpp", "candle"), "llama.cpp needs no tensor library");
     assert!(!has("inference-text", "inference-engine"));
     assert!(!has("inference-service", "inference-engine"), "the service knows the contract alone");
     for (backend, others) in [

@@ -17,7 +17,8 @@ use crate::Result;
 /// Prints a table per model, backends as columns and behaviours as rows, with
 /// the worst difference of logits from the reference operations in f32. Fails
 /// where a backend misbehaves. Backends that cannot run here are named with
-/// their reason; build with `--features cuda` or `metal` to link those.
+/// their reason; build with `--features cuda`, `metal` or `llama-cpp` to link
+/// those.
 #[derive(Debug, Args)]
 pub(crate) struct Conformance {
     /// Run this backend only; may be repeated. Default: every linked one.
@@ -45,6 +46,7 @@ impl Conformance {
         inference_cpu::register(&registry);
         inference_cuda::register(&registry);
         inference_metal::register(&registry);
+        inference_llamacpp::register(&registry);
         let backends = if self.backends.is_empty() { registry.list() } else { self.backends };
         let models =
             if self.models.is_empty() { models::usual()? } else { models::given(&self.models)? };

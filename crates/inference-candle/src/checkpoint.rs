@@ -2,7 +2,7 @@
 //! that knows which formats there are.
 
 use inference_core::{Error, Result, TokenId};
-use inference_gguf::{GgufFile, Metadata};
+use inference_gguf::GgufFile;
 use inference_text::TextParts;
 
 use crate::config::{Fields, parse};
@@ -62,7 +62,7 @@ impl Checkpoint {
         let place = "the rows of tensor `token_embd.weight`";
         check_vocabulary(metadata.file(), &text, config.vocab_size, place)?;
         let generation = GenerationConfig::from_gguf(metadata)?;
-        let eos = gguf_ends(metadata, &text)?;
+        let eos = text.eos_ids.clone();
         check_eos(metadata.file(), "the tokens that end a text", &eos, config.vocab_size)?;
         let format = Format::Gguf(file);
         Ok(Self { config, text, generation, eos, files, format })
@@ -118,24 +118,6 @@ impl Companions {
         check_eos(file, "eos_token_id", &eos, vocab)?;
         Ok(Self { text, generation, eos })
     }
-}
-
-/// Keys of tokens that end a text, a turn or a message.
-const ENDS: [&str; 3] =
-    ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
-
-/// What the vocabulary says, and what a file without one does.
-fn gguf_ends(metadata: &Metadata, text: &TextParts) -> Result<Vec<TokenId>> {
-    let mut ends = text.eos_ids.clone();
-    for key in ENDS {
-        let Some(id) = metadata.size(key)? else { continue };
-        let too_large = || metadata.invalid(key, "a token id", id.to_string());
-        let id = TokenId::try_from(id).map_err(|_| too_large())?;
-        if !ends.contains(&id) {
-            ends.push(id);
-        }
-    }
-    Ok(ends)
 }
 
 /// Every id of the tokenizer has a row of the embedding. (The embedding may

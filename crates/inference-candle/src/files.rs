@@ -1,12 +1,10 @@
 //! A model's files: in a folder, or embedded in the binary.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use inference_core::{EmbeddedFiles, Error, ModelSource, Result};
-use inference_gguf::GgufFile;
+use inference_gguf::{GgufFile, is_gguf, model_in_folder, only_model};
 use inference_text::TextParts;
 
 use crate::WeightBytes;
@@ -78,17 +76,11 @@ impl ModelFiles {
         match &self.place {
             Place::Gguf(path) => GgufFile::open(path).map(Some),
             Place::Folder(folder) => {
-                let mut names = Vec::new();
-                for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, "read", e))? {
-                    let entry = entry.map_err(|e| Error::io(folder, "read", e))?;
-                    names.extend(entry.file_name().into_string());
-                }
-                let chosen = self.only_gguf(names)?;
-                chosen.map(|name| GgufFile::open(&folder.join(name))).transpose()
+                model_in_folder(folder)?.map(|path| GgufFile::open(&path)).transpose()
             }
             Place::Embedded(files) => {
                 let names = files.iter().map(|(name, _)| (*name).to_owned()).collect();
-                let Some(name) = self.only_gguf(names)? else { return Ok(None) };
+                let Some(name) = only_model(&self.name(), names)? else { return Ok(None) };
                 let bytes = self.embedded(&name).unwrap_or_default();
                 GgufFile::from_bytes(&name, Arc::new(bytes)).map(Some)
             }
@@ -107,23 +99,6 @@ impl ModelFiles {
             Some(file) => TextParts::from_gguf(file.metadata()),
             None => TextParts::load(|name| self.read(name)),
         }
-    }
-
-    /// The one model among the names: the first part of a split one, and not
-    /// a projector of images, which llama.cpp keeps beside its model.
-    fn only_gguf(&self, mut names: Vec<String>) -> Result<Option<String>> {
-        names.retain(|name| name.ends_with(".gguf") && !name.contains("mmproj"));
-        names.sort_unstable();
-        names.dedup_by(|later, first| match (split_stem(later), split_stem(first)) {
-            (Some(later), Some(first)) => later == first,
-            _ => false,
-        });
-        if names.len() > 1 {
-            let found = names.join(", ");
-            let expected = "one GGUF model; name the file";
-            return Err(Error::invalid_model(self.name(), "GGUF files", expected, found));
-        }
-        Ok(names.pop())
     }
 
     /// What to call the model in messages.
@@ -216,30 +191,4 @@ impl ModelFiles {
         let Place::Embedded(files) = self.place else { return None };
         files.iter().find(|(known, _)| *known == name).map(|(_, bytes)| *bytes)
     }
-}
-
-/// Whether a file begins as GGUF does, whatever it is called.
-fn is_gguf(path: &Path) -> Result<bool> {
-    if path.extension().is_some_and(|extension| extension == "gguf") {
-        return Ok(true);
-    }
-    let facts = std::fs::metadata(path).map_err(|e| Error::io(path, "open", e))?;
-    if !facts.is_file() {
-        return Ok(false);
-    }
-    let mut magic = [0; 4];
-    let mut file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
-    match file.read_exact(&mut magic) {
-        Ok(()) => Ok(magic == *b"GGUF"),
-        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(e) => Err(Error::io(path, "read", e)),
-    }
-}
-
-/// `model` and `00003` of `model-00001-of-00003.gguf`.
-fn split_stem(name: &str) -> Option<(&str, &str)> {
-    let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
-    let (stem, part) = rest.rsplit_once('-')?;
-    let number = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
-    (number(part) && number(count)).then_some((stem, count))
 }

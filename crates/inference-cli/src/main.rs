@@ -23,7 +23,7 @@ mod tracing_log;
 
 // The backends that no feature of the facade links: without their feature they
 // register as unavailable and say why.
-use {inference_cuda as _, inference_metal as _};
+use {inference_cuda as _, inference_llamacpp as _, inference_metal as _};
 
 use std::process::ExitCode;
 

@@ -69,8 +69,9 @@ impl Engine {
     /// cannot starve.
     ///
     /// A request is admitted when there are blocks for its first chunk, which
-    /// it takes, and one more for each sequence that runs, so that those can go
-    /// on for a block at least before anyone is preempted. Its later chunks
+    /// it takes, and one more for each sequence that runs and has not all that
+    /// the context can need, so that those can go on for a block at least
+    /// before anyone is preempted. Its later chunks
     /// must find their blocks then: to ask for them now would leave blocks
     /// unused for as long as the prompt is computed. A preempted sequence,
     /// whose first steps only repeat what was done, must find, and takes,
@@ -106,7 +107,10 @@ impl Engine {
 
     /// What there is for a request, if it is enough.
     fn room_for(&mut self, rank: Rank, again: bool) -> Option<Room> {
-        let active = self.running.iter().filter(|sequence| !sequence.is_parked()).count();
+        let whole = self.spec.context_len.div_ceil(self.spec.block_size);
+        let grows =
+            |sequence: &&Sequence| !sequence.is_parked() && sequence.table.blocks().len() < whole;
+        let active = self.running.iter().filter(grows).count();
         if self.kv.available() <= active {
             return None;
         }

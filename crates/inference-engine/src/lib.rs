@@ -167,7 +167,7 @@
 //!
 //! # Snapshots
 //!
-//! A runner with [`KvBlocks`] has
+//! A runner with [`KvBlocks`] that can be read has
 //! [`as_state`](inference_core::TextModel::as_state). A snapshot is a prefill
 //! whose blocks are read before they are given back. A resumed sequence is an
 //! ordinary request for the whole prompt: its first blocks come from the prefix

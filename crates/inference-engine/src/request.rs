@@ -41,8 +41,9 @@ pub(crate) struct GeneratePlan {
 pub(crate) struct Requirements {
     pub(crate) spec: RunnerSpec,
     pub(crate) parts: ModelParts,
-    /// What the runner's [`KvBlocks`](crate::KvBlocks) consist of, if it has
-    /// any.
+    /// Whether the runner has [`KvBlocks`](crate::KvBlocks).
+    pub(crate) has_kv_blocks: bool,
+    /// What they consist of, if they can be read.
     pub(crate) kv_format: Option<KvFormat>,
 }
 
@@ -80,11 +81,13 @@ impl Requirements {
             spec.context_len.min(spec.num_blocks.saturating_mul(spec.block_size));
         parts.info.has_tokenizer = parts.tokenizer.is_some();
         parts.info.has_chat_template = parts.template.is_some();
-        let kv_format = runner.kv_blocks().map(|blocks| KvFormat {
+        let blocks = runner.kv_blocks();
+        let has_kv_blocks = blocks.is_some();
+        let kv_format = blocks.filter(|blocks| blocks.can_be_read()).map(|blocks| KvFormat {
             name: blocks.format(),
             position_bytes: blocks.position_bytes(),
         });
-        let this = Self { spec, parts, kv_format };
+        let this = Self { spec, parts, has_kv_blocks, kv_format };
         this.check_ids("end-of-sequence token", &this.parts.eos)?;
         this.check_option_ids(&this.parts.defaults)?;
         Ok(this)
@@ -197,7 +200,7 @@ impl Requirements {
             return Err(self.no_adapters());
         }
         let prompt_lookup = options.prompt_lookup.unwrap_or(0);
-        if prompt_lookup > 0 && self.kv_format.is_none() {
+        if prompt_lookup > 0 && !self.has_kv_blocks {
             return Err(Error::unsupported(self.subject(), "prompt_lookup"));
         }
         self.check_option_ids(&options)?;

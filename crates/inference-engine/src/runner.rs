@@ -132,6 +132,13 @@ pub trait ModelRunner: Send {
 
 /// The KV pool of a runner, as prefix cache and snapshots use it.
 pub trait KvBlocks {
+    /// Whether [`read_block`](Self::read_block) and
+    /// [`write_block`](Self::write_block) work. Default: they do. Without them
+    /// there are no snapshots.
+    fn can_be_read(&self) -> bool {
+        true
+    }
+
     /// The format of a block's bytes, for example `f16`; snapshots of another
     /// format cannot be written back. The bytes are those of one position after
     /// the other, so they do not depend on the number of tokens in a block.

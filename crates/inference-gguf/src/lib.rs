@@ -44,6 +44,7 @@ mod encode;
 mod file;
 mod header;
 mod limits;
+mod locate;
 mod mapped_file;
 mod metadata;
 mod split;
@@ -53,6 +54,7 @@ mod writer;
 
 pub use block_type::{BlockType, TensorType};
 pub use file::{FileBytes, GgufFile};
+pub use locate::{is_gguf, model_in_folder, only_model};
 pub use mapped_file::{MappedFile, map_file};
 pub use metadata::Metadata;
 pub use tensor::TensorInfo;

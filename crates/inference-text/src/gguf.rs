@@ -2,6 +2,7 @@
 
 mod export;
 mod pre_tokenizer;
+mod sampling;
 mod special_ids;
 mod token_table;
 
@@ -21,6 +22,7 @@ use tokenizers::processors::template::{SpecialToken, TemplateProcessing};
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, SplitDelimiterBehavior};
 
 use self::pre_tokenizer::PreTokenizer;
+pub use self::sampling::sampling_defaults;
 use self::special_ids::SpecialIds;
 use self::token_table::{TOKENS, TokenKind, TokenTable};
 use crate::merge_model::{MergeModel, Merges};
@@ -63,8 +65,9 @@ impl TextParts {
     /// | `tokenizer.chat_template`, `tokenizer.chat_template.NAME` | the templates |
     ///
     /// The ids are llama.cpp's with special tokens recognised in the text. A
-    /// generation ends at the tokens that the metadata names and at every
-    /// token whose text is a known end of turn, such as `<|im_end|>`.
+    /// generation ends at the tokens that the metadata names, with or without a
+    /// vocabulary, and at every token whose text is a known end of turn, such
+    /// as `<|im_end|>`.
     ///
     /// # Errors
     ///
@@ -88,6 +91,8 @@ impl TextParts {
             parts.eos_ids = ids.ends(metadata, &mut table)?;
             parts.special = ids.texts(&table);
             parts.tokenizer = Some(tokenizer(metadata, family, table, ids)?);
+        } else {
+            parts.eos_ids = special_ids::named_ends(metadata)?;
         }
         parts.template = templates(metadata, &parts.special)?;
         Ok(parts)

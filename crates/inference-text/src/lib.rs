@@ -109,6 +109,7 @@ mod tokenizer;
 mod vocabulary;
 
 pub use chat_json::chat_prompt_from_json;
+pub use gguf::sampling_defaults;
 pub use special_tokens::SpecialTokens;
 pub use stop_matcher::{StopMatch, StopMatcher};
 pub use stream_decoder::StreamDecoder;

@@ -39,6 +39,8 @@ fn main() -> inference::Result<()> {
 //! | `discover` | finding models and fetching them from the hub, `inference::discover` |
 //! | `cuda` | the CUDA backend, built against CUDA |
 //! | `metal` | the Metal backend, built against Metal |
+//! | `llama-cpp` | llama.cpp as a backend; needs CMake, a C++ compiler and libclang |
+//! | `rocm`, `vulkan` | llama.cpp on those GPUs |
 //! | `serde` | `Serialize` and `Deserialize` for the contract's plain types |
 //! | `service` | hosting several models within a memory budget, `inference::service` |
 //!
@@ -133,6 +135,8 @@ pub fn register_backends(registry: &Registry) {
     inference_cuda::register(registry);
     #[cfg(feature = "metal")]
     inference_metal::register(registry);
-    #[cfg(not(any(feature = "cpu", feature = "cuda", feature = "metal")))]
+    #[cfg(feature = "llama-cpp")]
+    inference_llamacpp::register(registry);
+    #[cfg(not(any(feature = "cpu", feature = "cuda", feature = "metal", feature = "llama-cpp")))]
     let _ = registry;
 }

@@ -16,10 +16,16 @@ fn all_three_show_and_say_why_they_cannot_run() {
     let device = &cpu["availability"]["ready"]["devices"][0];
     assert!(device["name"].is_string(), "{cpu}");
     assert!(device["compute_units"].as_u64().unwrap() >= 1, "{cpu}");
-    for (name, built) in [("cuda", cfg!(feature = "cuda")), ("metal", cfg!(feature = "metal"))] {
+    for (name, feature, built) in [
+        ("cuda", "cuda", cfg!(feature = "cuda")),
+        ("metal", "metal", cfg!(feature = "metal")),
+        ("llama_cpp", "llama-cpp", cfg!(feature = "llama-cpp")),
+        ("rocm", "rocm", cfg!(feature = "rocm")),
+        ("vulkan", "vulkan", cfg!(feature = "vulkan")),
+    ] {
         let backend = by_name(name);
         let reason = backend["availability"]["unavailable"]["reason"].as_str();
-        assert!(built || reason.is_some_and(|reason| reason.contains(name)), "{backend}");
+        assert!(built || reason.is_some_and(|reason| reason.contains(feature)), "{backend}");
     }
     for backend in backends.as_array().unwrap() {
         let abilities = backend["capabilities"].as_array().unwrap();

@@ -64,6 +64,24 @@ pub(super) struct SpecialIds {
     mask: Option<TokenId>,
 }
 
+/// Keys of tokens that end a text, a turn or a message.
+const ENDS: [&str; 3] =
+    ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
+
+/// The ends that a file without a vocabulary names.
+pub(super) fn named_ends(metadata: &Metadata) -> Result<Vec<TokenId>> {
+    let mut ends = Vec::new();
+    for key in ENDS {
+        let Some(id) = metadata.size(key)? else { continue };
+        let too_large = || metadata.invalid(key, "a token id", id.to_string());
+        let id = TokenId::try_from(id).map_err(|_| too_large())?;
+        if !ends.contains(&id) {
+            ends.push(id);
+        }
+    }
+    Ok(ends)
+}
+
 impl SpecialIds {
     /// Where the metadata is silent, `llama` vocabularies begin with
     /// `<unk>`, `<s>`, `</s>`.

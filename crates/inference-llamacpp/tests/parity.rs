@@ -1,0 +1,73 @@
+//! Every GGUF file of the reference data, as near to the reference as
+//! llama.cpp's own bindings were, with the reference's tokens.
+
+#![cfg(feature = "llama-cpp")]
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+#[path = "../../inference-candle/tests/support/gguf.rs"]
+mod gguf;
+
+use std::sync::Arc;
+
+use gguf::{FOLDERS, GgufCase, cases};
+use inference_core::{
+    Backend, GenerateOptions, KvDtype, LoadOptions, LogitRows, ModelSource, Prompt, TextModel,
+};
+use inference_llamacpp::{Devices, LlamaCppBackend};
+
+fn load(case: &GgufCase, options: &LoadOptions) -> Arc<dyn TextModel> {
+    let source = ModelSource::from(case.path.as_path());
+    LlamaCppBackend::new(Devices::Default).load_model(&source, options).unwrap()
+}
+
+fn options() -> LoadOptions {
+    LoadOptions::new().with_threads(2)
+}
+
+/// The largest difference of last logits over the prompts, and how many of the
+/// greedy tokens agree until the first that does not.
+fn compare(case: &GgufCase, model: &dyn TextModel) -> (f32, Vec<usize>) {
+    let mut largest = 0.0_f32;
+    let mut agreeing = Vec::new();
+    for prompt in &case.prompts {
+        let ids = Prompt::from(prompt.ids.clone());
+        let found = model.as_scorer().unwrap().prompt_logits(ids, LogitRows::Last).unwrap().values;
+        assert_eq!(found.len(), prompt.last_logits.len(), "{}", case.name);
+        for (a, b) in found.iter().zip(&prompt.last_logits) {
+            largest = largest.max((a - b).abs());
+        }
+        let greedy = GenerateOptions::new()
+            .with_max_tokens(prompt.greedy.len())
+            .with_temperature(0.0)
+            .with_ignore_eos(true);
+        let stream = model.generate(prompt.ids.clone().into(), greedy).unwrap();
+        let found: Vec<u32> = stream.map(|token| token.unwrap().id).collect();
+        assert_eq!(found.len(), prompt.greedy.len(), "{}", case.name);
+        agreeing.push(found.iter().zip(&prompt.greedy).take_while(|(a, b)| a == b).count());
+    }
+    (largest, agreeing)
+}
+
+#[test]
+fn logits_are_as_near_as_llama_cpp_measured() {
+    for case in FOLDERS.iter().flat_map(|folder| cases(folder)) {
+        let (diff, agreeing) = compare(&case, &*load(&case, &options()));
+        // Another version and other kernels: noise of the same size.
+        let bound = 1.5 * case.llama_cpp_diff + 0.01;
+        assert!(diff <= bound, "{}: {diff}, expected at most {bound}", case.name);
+        // Weights in f32 leave no room for another token.
+        if case.name.contains("f32") {
+            let all: Vec<_> = case.prompts.iter().map(|prompt| prompt.greedy.len()).collect();
+            assert_eq!(agreeing, all, "{}: greedy tokens", case.name);
+        }
+    }
+}
+
+#[test]
+fn exact_keys_and_values_come_nearer() {
+    for case in cases("llama").iter().filter(|case| case.name.contains("f32")) {
+        let (half, _) = compare(case, &*load(case, &options()));
+        let (full, _) = compare(case, &*load(case, &options().with_kv_dtype(KvDtype::F32)));
+        assert!(full < 0.5 * half, "{}: {full} with f32, {half} with f16", case.name);
+    }
+}
