@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use inference_core::{Error, Quantization, Result};
-use inference_gguf::BlockType;
+use inference_gguf::{BlockType, MappedFile};
 
 /// The bytes of a weight file: a memory map, or a binary's own static data.
 pub type WeightBytes = inference_gguf::FileBytes;
@@ -68,7 +68,12 @@ pub struct Weight {
 #[derive(Clone)]
 enum WeightData {
     /// Little-endian elements or blocks in row-major order.
-    Stored { bytes: WeightBytes, range: Range<usize> },
+    Stored {
+        bytes: WeightBytes,
+        range: Range<usize>,
+        /// The same bytes, where they are a map of a file.
+        map: Option<Arc<MappedFile>>,
+    },
     /// The rows of a codec from the given one on.
     Coded { codec: Arc<dyn RowCodec>, first: usize },
     /// A tensor that somebody else owns, such as a variable under training.
@@ -116,7 +121,26 @@ impl Weight {
         if slice.as_ptr().align_offset(align) != 0 {
             return invalid(format!("data aligned to {kind}"), "misaligned data".to_owned());
         }
-        Ok(Self { name, shape, kind, data: WeightData::Stored { bytes, range } })
+        Ok(Self { name, shape, kind, data: WeightData::Stored { bytes, range, map: None } })
+    }
+
+    /// The weight, whose bytes are `map`'s where their addresses say so: its
+    /// pages can be [released](Self::release_pages).
+    #[must_use]
+    pub fn with_map(mut self, mapped: Option<&Arc<MappedFile>>) -> Self {
+        if let (WeightData::Stored { bytes, map, .. }, Some(mapped)) = (&mut self.data, mapped) {
+            let same = std::ptr::eq((**bytes).as_ref(), (**mapped).as_ref());
+            *map = same.then(|| Arc::clone(mapped));
+        }
+        self
+    }
+
+    /// Gives the pages of mapped bytes back to the operating system, once they
+    /// were packed or copied. What is read later is read from the file again.
+    pub fn release_pages(&self) {
+        if let WeightData::Stored { range, map: Some(map), .. } = &self.data {
+            map.release_range(range.clone());
+        }
     }
 
     /// A weight that a codec decodes.
@@ -209,7 +233,7 @@ impl Weight {
     pub fn bytes(&self) -> Option<&[u8]> {
         match &self.data {
             // In range: checked by `stored`.
-            WeightData::Stored { bytes, range } => (**bytes).as_ref().get(range.clone()),
+            WeightData::Stored { bytes, range, .. } => (**bytes).as_ref().get(range.clone()),
             WeightData::Coded { .. } | WeightData::Tensor(_) => None,
         }
     }
@@ -242,11 +266,11 @@ impl Weight {
         let mut shape = self.shape.clone();
         shape[0] = rows.len();
         let data = match &self.data {
-            WeightData::Stored { bytes, range } => {
+            WeightData::Stored { bytes, range, map } => {
                 let row = range.len().checked_div(total).unwrap_or(0);
                 let start = range.start + rows.start * row;
                 let range = start..start + rows.len() * row;
-                WeightData::Stored { bytes: Arc::clone(bytes), range }
+                WeightData::Stored { bytes: Arc::clone(bytes), range, map: map.clone() }
             }
             WeightData::Coded { codec, first } => {
                 WeightData::Coded { codec: Arc::clone(codec), first: first + rows.start }

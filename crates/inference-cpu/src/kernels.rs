@@ -24,6 +24,7 @@ mod blocks;
 mod elementwise;
 pub(crate) mod format;
 mod linear;
+pub(crate) mod packed;
 pub(crate) mod part;
 mod stored;
 
@@ -46,6 +47,7 @@ pub(crate) use activations::{QuantizedRow, padded};
 pub(crate) use attention::{AttentionArgs, AttentionRow, KeyRun};
 pub(crate) use blocks::BlockArgs;
 pub(crate) use linear::{LinearArgs, PANEL_FEATURES, with_panel_scratch};
+pub(crate) use packed::{Chunk32, Chunk256, PackedArgs, PackedKernels};
 pub(crate) use part::{Element, GROUP, LANES};
 pub(crate) use stored::{Q8Block, Stored};
 
@@ -138,6 +140,12 @@ pub(crate) struct Kernels {
     pub(crate) quantize: unsafe fn(&[f32], &mut QuantizedRow<'_>),
     /// The affine map over blocks of a type, where they are groups of integers.
     pub(crate) blocks: fn(BlockType) -> Option<BlockKernel>,
+    /// Quantizes a row for packed weights, to the chunks at every stride.
+    pub(crate) quantize32: unsafe fn(&[f32], *mut Chunk32, usize),
+    /// The same.
+    pub(crate) quantize256: unsafe fn(&[f32], *mut Chunk256, usize),
+    /// The affine map over packed blocks of a type, where it is packed.
+    pub(crate) packed: fn(BlockType) -> Option<PackedKernels>,
 }
 
 /// An affine map over blocks of one type.
@@ -156,17 +164,20 @@ pub(crate) struct ElementKernels<T: 'static> {
 }
 
 /// Defines `KERNELS`: the generic kernels compiled for one register type, with
-/// its tile sizes (rows by weights for many rows, weights for a single row)
+/// its tile sizes (rows by weights for many rows, weights for a single row),
+/// the lanes of packed kernels and how many rows those compute at once,
 /// and the CPU features to compile them with.
 macro_rules! kernel_table {
     (
         $tier:expr, $part:ty, parts: $parts:literal, rows: $rows:literal,
-        weights: $weights:literal, single: $single:literal $(, $features:literal)?
+        weights: $weights:literal, single: $single:literal,
+        lanes: $lanes:ty, packed_rows: $packed_rows:literal $(, $features:literal)?
     ) => {
         use inference_candle::Activation;
         use $crate::kernels::{
-            AttentionArgs, BlockArgs, BlockKernel, ElementKernels, Kernels, LinearArgs,
-            Q8Block, QuantizedRow, activations, attention, blocks, elementwise, format, linear,
+            AttentionArgs, BlockArgs, BlockKernel, Chunk32, Chunk256, ElementKernels, Kernels,
+            LinearArgs, PackedArgs, PackedKernels, Q8Block, QuantizedRow, activations, attention,
+            blocks, elementwise, format, linear, packed,
         };
 
         $crate::kernels::kernel_table!(@element f32, f32_kernels, $part, $parts, $rows, $weights, $single $(, $features)?);
@@ -198,6 +209,26 @@ macro_rules! kernel_table {
             blocks::affine::<$part, F, $parts>(args);
         }
 
+        $(#[target_feature(enable = $features)])?
+        unsafe fn quantize32(x: &[f32], to: *mut Chunk32, stride: usize) {
+            packed::quantize_row(x, to, stride);
+        }
+
+        $(#[target_feature(enable = $features)])?
+        unsafe fn quantize256(x: &[f32], to: *mut Chunk256, stride: usize) {
+            packed::quantize_row(x, to, stride);
+        }
+
+        $(#[target_feature(enable = $features)])?
+        unsafe fn packed_few<P: packed::Packed>(args: &PackedArgs) {
+            packed::few::<$lanes, P, $packed_rows>(args);
+        }
+
+        $(#[target_feature(enable = $features)])?
+        unsafe fn packed_many<P: packed::Packed>(args: &PackedArgs) {
+            packed::many::<$lanes, P, $packed_rows>(args);
+        }
+
         pub(super) static KERNELS: Kernels = Kernels {
             tier: $tier,
             f32: f32_kernels::KERNELS,
@@ -209,6 +240,13 @@ macro_rules! kernel_table {
             quantize,
             blocks: |kind| {
                 format::with_format!(kind, F => affine::<F> as BlockKernel)
+            },
+            quantize32,
+            quantize256,
+            packed: |kind| {
+                packed::with_packed!(kind, P => {
+                    PackedKernels::of::<P>(packed_few::<P>, packed_many::<P>)
+                })
             },
         };
     };

@@ -74,6 +74,8 @@ mod kv_cache;
 mod linear;
 mod ops;
 mod options;
+mod packed_product;
+mod packed_weight;
 mod view;
 mod workers;
 

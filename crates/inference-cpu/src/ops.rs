@@ -16,6 +16,7 @@ use crate::dense_product::DenseProduct;
 use crate::kernels::{Element, Kernels, Stored, Tier};
 use crate::kv_cache::{CpuKvCache, LayerBlocks, Pool, Pools};
 use crate::linear::{CpuLinear, Product};
+use crate::packed_product::PackedProduct;
 use crate::view::{AnyFloats, Contiguous, shapes, tensor};
 use crate::workers::Workers;
 
@@ -87,6 +88,11 @@ impl Ops for CpuOps {
     fn linear(&self, weight: &Weight, bias: Option<&Weight>) -> Result<Arc<dyn Linear>> {
         let (kernels, workers) = (self.kernels, self.workers.clone());
         let product: Box<dyn Product> = match weight.kind() {
+            WeightType::Blocks(kind)
+                if self.precision == Precision::Fast && (kernels.packed)(kind).is_some() =>
+            {
+                Box::new(PackedProduct::new(kernels, workers, weight, bias)?)
+            }
             WeightType::Blocks(_) | WeightType::Coded(_) => {
                 Box::new(BlockProduct::new(kernels, workers, self.precision, weight, bias)?)
             }

@@ -101,15 +101,26 @@ fn assert_company_is_irrelevant(linear: &dyn Linear, x: &Tensor, whole: &[u32]) 
     }
 }
 
-/// Quantized activations as documented: by 16, `max |x| / 127`.
-fn quantize(x: &[f32]) -> Vec<(f32, Vec<i64>)> {
+/// How many activations have a scale in common.
+fn activation_group(kind: BlockType) -> usize {
+    match kind {
+        BlockType::Q4_0 | BlockType::Q4_1 | BlockType::Q5_0 | BlockType::Q5_1 => 32,
+        BlockType::Q8_0 | BlockType::Iq4Nl | BlockType::Mxfp4 => 32,
+        _ => 16,
+    }
+}
+
+/// Quantized activations as documented: `max |x| / 127`. In groups of 16, of
+/// which `size` values have a scale in common.
+fn quantize(x: &[f32], size: usize) -> Vec<(f32, Vec<i64>)> {
     let group = |group: &[f32]| {
         let largest = group.iter().fold(0.0f32, |m, x| m.max(x.abs()));
         let inverse = if largest == 0.0 { 0.0 } else { 127.0 / largest };
         let q = group.iter().map(|x| (x * inverse).round_ties_even() as i64);
-        (largest / 127.0, q.collect())
+        let q: Vec<i64> = q.collect();
+        q.chunks(16).map(|q| (largest / 127.0, q.to_vec())).collect::<Vec<_>>()
     };
-    x.chunks(16).map(group).collect()
+    x.chunks(size).flat_map(group).collect()
 }
 
 /// The product of one row of blocks with quantized activations in f64, and the
@@ -120,7 +131,7 @@ fn naive(kind: BlockType, row: &[u8], x: &[f32]) -> (f64, f64) {
     let mut unpacked = Unpacked::new();
     for (bytes, x) in row.chunks(step).zip(x.chunks(256)) {
         kind.unpack(bytes, x.len(), &mut unpacked).unwrap();
-        for (group, (x_scale, x_q)) in quantize(x).into_iter().enumerate() {
+        for (group, (x_scale, x_q)) in quantize(x, activation_group(kind)).into_iter().enumerate() {
             let w_q = &unpacked.q[16 * group..16 * (group + 1)];
             let dot: i64 = w_q.iter().zip(&x_q).map(|(w, x)| i64::from(*w) * x).sum();
             let total: i64 = x_q.iter().sum();

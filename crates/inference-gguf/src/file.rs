@@ -175,6 +175,13 @@ impl GgufFile {
         Ok((Arc::clone(&part.bytes), tensor.range.clone()))
     }
 
+    /// The map of the file that holds a tensor's data, where
+    /// [`open`](Self::open) made it.
+    #[must_use]
+    pub fn mapped(&self, tensor: &TensorInfo) -> Option<&Arc<MappedFile>> {
+        self.shared.parts.get(tensor.part)?.map.as_ref()
+    }
+
     /// A tensor's bytes.
     ///
     /// # Errors

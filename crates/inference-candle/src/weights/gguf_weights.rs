@@ -65,13 +65,18 @@ impl WeightSource for GgufWeights {
         let (bytes, range) = self.file.data(tensor)?;
         let (bytes, range) = aligned(&bytes, range, alignment(stored));
         let shape = tensor.shape().to_vec();
-        let mut weight = Weight::stored(&*wanted.name, shape, stored, bytes, range)?;
+        let mut weight = Weight::stored(&*wanted.name, shape, stored, bytes, range)?
+            .with_map(self.file.mapped(tensor));
         if let Some(expert) = wanted.expert {
             weight = weight.index_first(expert)?;
         }
         match wanted.form {
             TensorForm::Same | TensorForm::PlusOne => Ok(weight),
-            TensorForm::Interleaved { heads } => deinterleaved(file, &weight, heads),
+            TensorForm::Interleaved { heads } => {
+                let copy = deinterleaved(file, &weight, heads);
+                weight.release_pages();
+                copy
+            }
         }
     }
 

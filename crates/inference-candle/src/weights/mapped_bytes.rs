@@ -32,6 +32,11 @@ impl MappedBytes {
         &self.bytes
     }
 
+    /// The same bytes, where they are a map of a file.
+    pub(crate) fn mapped(&self) -> Option<&Arc<MappedFile>> {
+        self.map.as_ref()
+    }
+
     pub(crate) fn all(&self) -> &[u8] {
         (*self.bytes).as_ref()
     }

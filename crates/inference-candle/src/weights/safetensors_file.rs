@@ -250,7 +250,9 @@ impl WeightSource for SafetensorsFiles {
         };
         let bytes = entry.bytes.shared();
         let (bytes, range) = aligned(bytes, entry.range.clone(), dtype.size_in_bytes());
-        Weight::stored(name, entry.shape.clone(), WeightType::Dense(dtype), bytes, range)
+        let kind = WeightType::Dense(dtype);
+        let weight = Weight::stored(name, entry.shape.clone(), kind, bytes, range)?;
+        Ok(weight.with_map(entry.bytes.mapped()))
     }
 
     fn release_pages(&self) {

@@ -10,7 +10,7 @@ use super::kernel_table;
 use super::part::{GROUP, LANES, Part};
 
 #[derive(Clone, Copy)]
-pub(super) struct Scalar([f32; LANES]);
+pub(in crate::kernels) struct Scalar([f32; LANES]);
 
 impl Scalar {
     #[inline(always)]
@@ -144,4 +144,4 @@ impl Part for Scalar {
     }
 }
 
-kernel_table!(super::Tier::Scalar, Scalar, parts: 1, rows: 1, weights: 2, single: 2);
+kernel_table!(super::Tier::Scalar, Scalar, parts: 1, rows: 1, weights: 2, single: 2, lanes: Scalar, packed_rows: 4);
