@@ -106,6 +106,8 @@ fn activation_group(kind: BlockType) -> usize {
     match kind {
         BlockType::Q4_0 | BlockType::Q4_1 | BlockType::Q5_0 | BlockType::Q5_1 => 32,
         BlockType::Q8_0 | BlockType::Iq4Nl | BlockType::Mxfp4 => 32,
+        BlockType::Q2K | BlockType::Q3K | BlockType::Q4K | BlockType::Q5K => 256,
+        BlockType::Q6K | BlockType::Iq4Xs => 256,
         _ => 16,
     }
 }

@@ -24,8 +24,17 @@
 mod avx2_lanes;
 mod blocks32;
 mod drivers;
+mod k_blocks;
+mod k_pack;
+#[cfg(test)]
+mod k_tests;
+mod k_types;
 mod lanes;
 mod layout32;
+mod quads;
+#[cfg(target_arch = "x86_64")]
+mod quads_avx2;
+mod quads_scalar;
 mod quantize;
 mod scalar_lanes;
 
@@ -33,6 +42,8 @@ use std::fmt;
 
 pub(crate) use blocks32::Blocks32;
 pub(crate) use drivers::{few, many};
+pub(crate) use k_blocks::Blocks256;
+pub(crate) use k_types::{Iq4Xs, Q2K, Q3K, Q4K, Q5K, Q6K};
 pub(crate) use lanes::{Codes, Lanes};
 pub(crate) use layout32::{Iq4Nl, Mxfp4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 pub(crate) use quantize::{CHUNK, Chunk, Chunk32, Chunk256, quantize_row};
@@ -49,7 +60,7 @@ pub(crate) trait Packed {
     /// Bytes of a panel's block.
     const BYTES: usize = Self::SOURCE_BYTES * FEATURES;
     /// Bytes of a panel's block unpacked to 8 bits: a multiple of 64, at most
-    /// 20 for each value.
+    /// 24 for each value.
     const TILE_BYTES: usize;
     /// The activations that it is multiplied with.
     type Chunk: Chunk;
@@ -155,7 +166,8 @@ impl fmt::Debug for PackedKernels {
 macro_rules! with_packed {
     ($block_type:expr, $packed:ident => $then:expr) => {
         $crate::kernels::packed::with_packed!(@ $block_type, $packed => $then;
-            Blocks32: Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Iq4Nl Mxfp4)
+            Blocks32: Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Iq4Nl Mxfp4,
+            Blocks256: Q2K Q3K Q4K Q5K Q6K Iq4Xs)
     };
     (@ $block_type:expr, $packed:ident => $then:expr; $($family:ident: $($name:ident)*),*) => {
         match $block_type {

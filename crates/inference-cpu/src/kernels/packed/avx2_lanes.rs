@@ -10,6 +10,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::super::avx2::Avx2;
+use super::quads_avx2::Avx2Quads;
 use super::{Codes, Lanes};
 
 /// How many sums of two products a lane of 16 bits holds: an even number.
@@ -23,6 +24,7 @@ impl Lanes for Avx2 {
     type Floats = [__m256; 2];
     type Ints = [__m256i; 2];
     type Codes = [__m256i; 2];
+    type Quads = Avx2Quads;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self::Floats {

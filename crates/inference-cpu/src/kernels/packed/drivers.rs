@@ -9,7 +9,7 @@ use super::{CHUNK, FEATURES, Lanes, Packed, PackedArgs};
 const TILE_CHUNKS: usize = 2;
 
 /// Bytes for so many chunks of any type.
-const TILE_BYTES: usize = TILE_CHUNKS * CHUNK * 20;
+const TILE_BYTES: usize = TILE_CHUNKS * CHUNK * 24;
 
 /// How far ahead of their use weights are asked for: the time that memory
 /// takes, at the speed of memory.

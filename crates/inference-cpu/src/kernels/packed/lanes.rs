@@ -1,5 +1,7 @@
 //! The registers that packed kernels are written for.
 
+use super::quads::Quads;
+
 /// 8-bit codes of 32 values of a panel, as a kernel reads them.
 pub(crate) trait Codes {
     /// Bits of a code that is not negative, from which [`OFFSET`](Self::OFFSET)
@@ -32,6 +34,8 @@ pub(crate) trait Lanes {
     type Ints: Copy;
     /// A quad of codes of each lane: byte `4 * lane + i`.
     type Codes: Copy;
+    /// The arithmetic of types with sub-scales.
+    type Quads: Quads<Floats = Self::Floats>;
 
     unsafe fn splat(value: f32) -> Self::Floats;
     unsafe fn load(from: *const f32) -> Self::Floats;

@@ -50,9 +50,11 @@ pub(crate) struct Chunk256 {
     pub(crate) q: [i8; CHUNK],
     /// Of each 16 consecutive `q`.
     pub(crate) sums: [i16; CHUNK / 16],
+    /// Of each 32.
+    pub(crate) sums_of_32: [i16; CHUNK / 32],
     /// Of all.
     pub(crate) scale: f32,
-    padding: [f32; 7],
+    padding: [f32; 3],
 }
 
 impl Chunk for Chunk32 {
@@ -86,7 +88,8 @@ impl Chunk for Chunk32 {
 
 impl Chunk for Chunk256 {
     const KIND: ChunkKind = ChunkKind::Of256;
-    const ZERO: Self = Self { q: [0; CHUNK], sums: [0; 16], scale: 0.0, padding: [0.0; 7] };
+    const ZERO: Self =
+        Self { q: [0; CHUNK], sums: [0; 16], sums_of_32: [0; 8], scale: 0.0, padding: [0.0; 3] };
 
     #[inline(always)]
     fn quantize(&mut self, x: &[f32]) {
@@ -102,6 +105,9 @@ impl Chunk for Chunk256 {
             for q in q {
                 *sum += i16::from(*q);
             }
+        }
+        for (sum, of_16) in self.sums_of_32.iter_mut().zip(self.sums.as_chunks::<2>().0) {
+            *sum = of_16[0] + of_16[1];
         }
     }
 }

@@ -4,6 +4,7 @@
 use half::f16;
 
 use super::super::scalar::Scalar;
+use super::quads_scalar::ScalarQuads;
 use super::{Codes, FEATURES, Lanes};
 
 /// Bytes of a quad of all features.
@@ -13,6 +14,7 @@ impl Lanes for Scalar {
     type Floats = [f32; FEATURES];
     type Ints = [i32; FEATURES];
     type Codes = [u8; QUAD];
+    type Quads = ScalarQuads;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self::Floats {
