@@ -145,7 +145,7 @@ fn candle(error: candle_core::Error) -> Error {
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
     let mut options = CpuOptions::new();
-    options.threads = args.next().and_then(|arg| arg.parse().ok());
+    options.threads.threads = args.next().and_then(|arg| arg.parse().ok());
     let types: Vec<String> = args.collect();
     let wanted = |name: &str| types.is_empty() || types.iter().any(|t| t == name);
     let ops = CpuOps::new(&options)?;

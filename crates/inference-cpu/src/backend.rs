@@ -1,6 +1,7 @@
 //! The backend `cpu`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use inference_core::{
     Availability, Backend, Capabilities, CapabilityStatus, DiscoveredModel, LoadOptions,
@@ -8,7 +9,7 @@ use inference_core::{
 };
 
 use crate::device::describe;
-use crate::{CpuOps, CpuOptions, Tier};
+use crate::{CpuOps, CpuOptions, ThreadOptions, Tier};
 
 /// The name in the registry.
 const NAME: &str = "cpu";
@@ -21,6 +22,7 @@ const NAME: &str = "cpu";
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CpuBackend {
     tier: Option<Tier>,
+    spin: Option<Duration>,
 }
 
 impl CpuBackend {
@@ -34,6 +36,14 @@ impl CpuBackend {
     #[must_use]
     pub fn with_tier(mut self, tier: Tier) -> Self {
         self.tier = Some(tier);
+        self
+    }
+
+    /// Sets how long threads look for work before they sleep
+    /// ([`ThreadOptions::spin`]).
+    #[must_use]
+    pub fn with_spin(mut self, spin: Duration) -> Self {
+        self.spin = Some(spin);
         self
     }
 
@@ -70,10 +80,12 @@ impl Backend for CpuBackend {
         options: &LoadOptions,
     ) -> Result<Arc<dyn TextModel>> {
         options.validate()?;
-        let mut cpu = CpuOptions::new().with_tier(self.tier());
-        cpu.threads = options.threads;
+        let mut threads = ThreadOptions::new();
+        threads.threads = options.threads;
+        threads.affinity.clone_from(&options.affinity);
+        threads.spin = self.spin;
+        let mut cpu = CpuOptions::new().with_tier(self.tier()).with_thread_options(threads);
         cpu.precision = options.precision;
-        cpu.affinity.clone_from(&options.affinity);
         let ops = CpuOps::new(&cpu)?;
         tracing::debug!(tier = %ops.tier(), threads = ops.threads(), model = %source, "loading");
         inference_candle::load_model(NAME, source, options, Arc::new(ops))

@@ -5,7 +5,8 @@
 //! ([`kernel_table!`]). One table is chosen when [`CpuOps`](crate::CpuOps) is
 //! made. Every table computes the same bits; [`part`] says why.
 //!
-//! All `unsafe` of the crate but one allocation is below this module. The
+//! All `unsafe` of the crate but one allocation and the sharing of work among
+//! threads is below this module. The
 //! contracts: a table may be used only where [`Tier::is_available`]; pointers
 //! are valid for the extents that the argument structs document.
 #![expect(

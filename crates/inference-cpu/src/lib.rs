@@ -58,10 +58,17 @@
 //!
 //! # Threads
 //!
-//! A loaded model has worker threads of its own
-//! ([`LoadOptions::threads`](inference_core::LoadOptions::threads), by default
-//! the available parallelism), on Linux pinned if asked for. Work that is too
-//! small to share runs on the calling thread.
+//! A loaded model has threads of its own ([`ThreadOptions`]; by
+//! [`LoadOptions::threads`](inference_core::LoadOptions::threads) and
+//! [`affinity`](inference_core::LoadOptions::affinity), by default the
+//! available parallelism), on Linux pinned if asked for. The calling thread is
+//! one of them. A step wakes them once; between its operations they spin, so
+//! that sharing one costs well under a microsecond, and give way where threads
+//! outnumber CPUs. Without a step they soon sleep. Work that is too small to
+//! share runs on the calling thread. A panic of shared work is the caller's.
+//!
+//! The handshake is tried in all orders by loom: `cargo test -p inference-cpu
+//! --features loom-tests --lib loom`.
 
 mod activations;
 mod attention;
@@ -69,6 +76,7 @@ mod backend;
 mod block_product;
 mod dense_product;
 mod device;
+mod handshake;
 mod kernels;
 mod kv_cache;
 mod linear;
@@ -76,6 +84,8 @@ mod ops;
 mod options;
 mod packed_product;
 mod packed_weight;
+mod sync;
+mod thread_options;
 mod view;
 mod workers;
 
@@ -87,6 +97,10 @@ pub use backend::CpuBackend;
 pub use kernels::Tier;
 pub use ops::CpuOps;
 pub use options::CpuOptions;
+pub use thread_options::ThreadOptions;
+
+#[cfg(all(test, feature = "loom-tests"))]
+mod loom_tests;
 
 #[cfg(target_endian = "big")]
 compile_error!("weights are little-endian and read in place");

@@ -49,7 +49,7 @@ impl CpuOps {
         let kernels = tier
             .kernels()
             .ok_or_else(|| Error::unsupported("this CPU", format!("the kernels `{tier}`")))?;
-        let workers = Workers::new(options.threads, options.affinity.as_deref())?;
+        let workers = Workers::new(&options.threads)?;
         let precision = options.precision.unwrap_or(Precision::Fast);
         Ok(Self { device: Device::Cpu, kernels, workers, precision })
     }
@@ -60,7 +60,7 @@ impl CpuOps {
         self.kernels.tier
     }
 
-    /// The number of worker threads.
+    /// The number of threads that compute, the calling one included.
     #[must_use]
     pub fn threads(&self) -> usize {
         self.workers.threads()

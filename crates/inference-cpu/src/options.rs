@@ -2,7 +2,7 @@
 
 use inference_core::Precision;
 
-use crate::Tier;
+use crate::{ThreadOptions, Tier};
 
 /// Options of [`CpuOps`](crate::CpuOps).
 ///
@@ -16,11 +16,8 @@ use crate::Tier;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CpuOptions {
-    /// Worker threads, at least 1. Default: the available parallelism.
-    pub threads: Option<usize>,
-    /// The logical CPUs that the workers are pinned to, in turn; not empty.
-    /// Default: not pinned.
-    pub affinity: Option<Vec<usize>>,
+    /// The threads that compute.
+    pub threads: ThreadOptions,
     /// The instruction set. Default: [`Tier::best`].
     pub tier: Option<Tier>,
     /// How quantized weights are computed with. Default: [`Precision::Fast`].
@@ -34,17 +31,17 @@ impl CpuOptions {
         Self::default()
     }
 
-    /// Sets the number of worker threads.
+    /// Sets the number of threads.
     #[must_use]
     pub fn with_threads(mut self, threads: usize) -> Self {
-        self.threads = Some(threads);
+        self.threads.threads = Some(threads);
         self
     }
 
-    /// Pins the workers to these logical CPUs.
+    /// Sets all options of the threads.
     #[must_use]
-    pub fn with_affinity(mut self, cpus: Vec<usize>) -> Self {
-        self.affinity = Some(cpus);
+    pub fn with_thread_options(mut self, threads: ThreadOptions) -> Self {
+        self.threads = threads;
         self
     }
 
