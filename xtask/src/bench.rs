@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what the project promises in numbers, measured.
 
+mod cpu;
 mod engine;
 mod instant_runner;
 mod long_context;
@@ -19,12 +20,17 @@ use crate::Result;
 /// Measure what the project promises in numbers.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
+    Cpu(cpu::CpuBench),
+    #[command(hide = true)]
+    CpuWorker(cpu::CpuWorker),
     Engine(engine::EngineBench),
 }
 
 impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
         match self {
+            Self::Cpu(bench) => bench.run(),
+            Self::CpuWorker(worker) => worker.run(),
             Self::Engine(bench) => bench.run(),
         }
     }

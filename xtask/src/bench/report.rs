@@ -69,7 +69,8 @@ impl Figure {
         (at(self.samples.len().saturating_sub(1) / 2) + at(self.samples.len() / 2)) / 2.0
     }
 
-    fn range(&self) -> (f64, f64) {
+    /// The least and the largest sample.
+    pub(super) fn range(&self) -> (f64, f64) {
         let end = |sample: Option<&f64>| sample.copied().unwrap_or(f64::NAN);
         (end(self.samples.first()), end(self.samples.last()))
     }
@@ -115,7 +116,7 @@ impl fmt::Display for Figure {
 }
 
 /// Three to four significant digits.
-fn short(value: f64) -> String {
+pub(super) fn short(value: f64) -> String {
     match value.abs() {
         magnitude if magnitude >= 1000.0 => format!("{value:.0}"),
         magnitude if magnitude >= 100.0 => format!("{value:.1}"),

@@ -1,0 +1,138 @@
+//! A model behind the contract, measured as its users see it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use inference::{
+    Backend, BatchItem, GenerateOptions, LoadOptions, ModelSource, Prompt, Registry, TextModel,
+    TokenEvent, TokenId,
+};
+use inference_cpu::CpuBackend;
+
+use super::engine::{Engine, EngineKind, tier};
+use super::row::Row;
+use super::worker_process::Setup;
+use crate::Result;
+use crate::bench::prompts;
+
+/// The seed of what lies at a depth: the same in every round, so that it is
+/// computed once and then comes from the prefix cache.
+const DEPTH_SEED: u64 = u64::MAX;
+/// Tokens that the prefix cache may leave to be computed again: what does not
+/// fill a block.
+const PARTIAL_BLOCK: usize = 64;
+
+/// A model of the registry.
+pub(super) struct ContractModel(Arc<dyn TextModel>);
+
+impl ContractModel {
+    pub(super) fn load(setup: &Setup) -> Result<Self> {
+        let source = ModelSource::from(setup.model.as_path());
+        let options = LoadOptions::new()
+            .with_threads(setup.threads)
+            .with_context_len(setup.context)
+            .with_parallel_slots(setup.sequences)
+            .with_kv_dtype(setup.kv_dtype);
+        let model = match (&setup.tier, setup.engine) {
+            (Some(name), EngineKind::Cpu) => {
+                CpuBackend::new().with_tier(tier(name)?).load_model(&source, &options)?
+            }
+            _ => Registry::global().get(setup.engine.name())?.load_model(&source, &options)?,
+        };
+        Ok(Self(model))
+    }
+
+    fn ids(&self, seed: u64, len: usize) -> Vec<TokenId> {
+        prompts::ids(seed, len, self.0.info().vocab_size)
+    }
+
+    /// Rate of the tokens of a prompt that the prefix cache did not have.
+    fn prefill(&self, tokens: usize, depth: usize, seed: u64) -> Result<f64> {
+        let mut ids = self.ids(DEPTH_SEED, depth);
+        if depth > 0 {
+            // In the cache after the first time.
+            self.0.generate(Prompt::Tokens(ids.clone()), greedy(1))?.finish()?;
+        }
+        ids.extend(self.ids(seed, tokens));
+        let metrics = self.0.generate(Prompt::Tokens(ids), greedy(1))?.finish()?.metrics;
+        let computed = metrics.prompt_tokens - metrics.cached_prompt_tokens;
+        if computed > tokens + PARTIAL_BLOCK {
+            let cached = metrics.cached_prompt_tokens;
+            return Err(format!("of {depth} tokens before it the prefix cache had {cached}").into());
+        }
+        let time = metrics.ttft.ok_or("no first token")?;
+        Ok(computed as f64 / time.as_secs_f64())
+    }
+
+    /// Rate while all sequences decode.
+    fn decode(&self, prompts: Vec<Vec<TokenId>>, generate: usize) -> Result<f64> {
+        let items = prompts
+            .into_iter()
+            .map(|ids| BatchItem::new(Prompt::Tokens(ids)).with_options(greedy(generate + 1)));
+        let items: Vec<_> = items.collect();
+        let mut arrivals = vec![Vec::with_capacity(generate + 1); items.len()];
+        let began = Instant::now();
+        for (index, event) in self.0.batch_generate(items)? {
+            match event {
+                TokenEvent::Token(_) => arrivals[index].push(began.elapsed()),
+                TokenEvent::Failed(error) => return Err(error.into()),
+                _ => {}
+            }
+        }
+        rate(&arrivals).ok_or_else(|| "the sequences never decoded together".into())
+    }
+}
+
+impl Engine for ContractModel {
+    fn first_token(&mut self, prompt_tokens: usize, seed: u64) -> Result<Duration> {
+        let prompt = Prompt::Tokens(self.ids(seed, prompt_tokens));
+        let metrics = self.0.generate(prompt, greedy(1))?.finish()?.metrics;
+        metrics.ttft.ok_or_else(|| "no first token".into())
+    }
+
+    fn measure(&mut self, row: Row, generate: usize, seed: u64) -> Result<f64> {
+        match row {
+            Row::Prefill { tokens, depth } => self.prefill(tokens, depth, seed),
+            Row::Decode { depth, batch: None } => {
+                self.decode(vec![self.ids(DEPTH_SEED, depth)], generate)
+            }
+            Row::Decode { depth, batch: Some(batch) } => {
+                let prompt = |sequence: u64| self.ids(seed << 32 | sequence << 1 | 1, depth);
+                self.decode((0..batch as u64).map(prompt).collect(), generate)
+            }
+        }
+    }
+}
+
+fn greedy(tokens: usize) -> GenerateOptions {
+    GenerateOptions::new()
+        .with_max_tokens(tokens)
+        .with_temperature(0.0)
+        .with_repeat_penalty(1.0)
+        .with_ignore_eos(true)
+}
+
+/// Tokens per second from the moment at which every sequence has its first
+/// token until the first of them ends.
+fn rate(arrivals: &[Vec<Duration>]) -> Option<f64> {
+    let begin = *arrivals.iter().map(|times| times.first()).max()??;
+    let end = *arrivals.iter().map(|times| times.last()).min()??;
+    let inside = |time: &&Duration| **time > begin && **time <= end;
+    let tokens = arrivals.iter().flatten().filter(inside).count();
+    let time = end.checked_sub(begin)?.as_secs_f64();
+    (tokens > 0 && time > 0.0).then(|| tokens as f64 / time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_counts_what_comes_while_all_decode() {
+        let ms = |times: &[u64]| times.iter().map(|t| Duration::from_millis(*t)).collect();
+        // All have started at 20 ms, the first ends at 40 ms: 2 + 2 tokens.
+        assert_eq!(rate(&[ms(&[10, 20, 30, 40]), ms(&[20, 30, 40, 50])]), Some(200.0));
+        assert_eq!(rate(&[ms(&[10, 20]), ms(&[30, 40])]), None);
+        assert_eq!(rate(&[ms(&[10, 20]), ms(&[])]), None);
+    }
+}
