@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use inference::{
-    Backend, BatchItem, GenerateOptions, LoadOptions, ModelSource, Prompt, Registry, TextModel,
-    TokenEvent, TokenId,
+    Backend, BatchItem, GenerateMetrics, GenerateOptions, LoadOptions, ModelSource, Prompt,
+    Registry, TextModel, TokenEvent, TokenId,
 };
 use inference_cpu::CpuBackend;
 
@@ -23,12 +23,19 @@ const DEPTH_SEED: u64 = u64::MAX;
 const PARTIAL_BLOCK: usize = 64;
 
 /// A model of the registry.
-pub(super) struct ContractModel(Arc<dyn TextModel>);
+pub(super) struct ContractModel {
+    model: Arc<dyn TextModel>,
+    /// Whether what lies at a depth is computed once only.
+    prefix_cache: bool,
+}
 
 impl ContractModel {
     pub(super) fn load(setup: &Setup) -> Result<Self> {
         let source = ModelSource::from(setup.model.as_path());
+        // llama.cpp's batches are slower where sequences can share memory.
+        let prefix_cache = setup.engine != EngineKind::LlamaCpp;
         let options = LoadOptions::new()
+            .with_prefix_cache(prefix_cache)
             .with_threads(setup.threads)
             .with_context_len(setup.context)
             .with_parallel_slots(setup.sequences)
@@ -39,29 +46,41 @@ impl ContractModel {
             }
             _ => Registry::global().get(setup.engine.name())?.load_model(&source, &options)?,
         };
-        Ok(Self(model))
+        Ok(Self { model, prefix_cache })
     }
 
     fn ids(&self, seed: u64, len: usize) -> Vec<TokenId> {
-        prompts::ids(seed, len, self.0.info().vocab_size)
+        prompts::ids(seed, len, self.model.info().vocab_size)
     }
 
-    /// Rate of the tokens of a prompt that the prefix cache did not have.
+    /// What reading a prompt cost, up to its first generated token.
+    fn read(&self, ids: Vec<TokenId>) -> Result<GenerateMetrics> {
+        Ok(self.model.generate(Prompt::Tokens(ids), greedy(1))?.finish()?.metrics)
+    }
+
+    /// Rate of the `tokens` tokens behind `depth` others, which come from the
+    /// prefix cache, or whose own time is taken off.
     fn prefill(&self, tokens: usize, depth: usize, seed: u64) -> Result<f64> {
         let mut ids = self.ids(DEPTH_SEED, depth);
-        if depth > 0 {
-            // In the cache after the first time.
-            self.0.generate(Prompt::Tokens(ids.clone()), greedy(1))?.finish()?;
-        }
+        let before = match depth {
+            0 => Duration::ZERO,
+            _ => time(&self.read(ids.clone())?)?,
+        };
         ids.extend(self.ids(seed, tokens));
-        let metrics = self.0.generate(Prompt::Tokens(ids), greedy(1))?.finish()?.metrics;
+        let metrics = self.read(ids)?;
+        if !self.prefix_cache {
+            let behind = time(&metrics)?.saturating_sub(before);
+            if behind.is_zero() {
+                return Err(format!("{tokens} tokens take no longer than those before it").into());
+            }
+            return Ok(tokens as f64 / behind.as_secs_f64());
+        }
         let computed = metrics.prompt_tokens - metrics.cached_prompt_tokens;
         if computed > tokens + PARTIAL_BLOCK {
             let cached = metrics.cached_prompt_tokens;
             return Err(format!("of {depth} tokens before it the prefix cache had {cached}").into());
         }
-        let time = metrics.ttft.ok_or("no first token")?;
-        Ok(computed as f64 / time.as_secs_f64())
+        Ok(computed as f64 / time(&metrics)?.as_secs_f64())
     }
 
     /// Rate while all sequences decode.
@@ -72,7 +91,7 @@ impl ContractModel {
         let items: Vec<_> = items.collect();
         let mut arrivals = vec![Vec::with_capacity(generate + 1); items.len()];
         let began = Instant::now();
-        for (index, event) in self.0.batch_generate(items)? {
+        for (index, event) in self.model.batch_generate(items)? {
             match event {
                 TokenEvent::Token(_) => arrivals[index].push(began.elapsed()),
                 TokenEvent::Failed(error) => return Err(error.into()),
@@ -85,9 +104,7 @@ impl ContractModel {
 
 impl Engine for ContractModel {
     fn first_token(&mut self, prompt_tokens: usize, seed: u64) -> Result<Duration> {
-        let prompt = Prompt::Tokens(self.ids(seed, prompt_tokens));
-        let metrics = self.0.generate(prompt, greedy(1))?.finish()?.metrics;
-        metrics.ttft.ok_or_else(|| "no first token".into())
+        time(&self.read(self.ids(seed, prompt_tokens))?)
     }
 
     fn measure(&mut self, row: Row, generate: usize, seed: u64) -> Result<f64> {
@@ -102,6 +119,10 @@ impl Engine for ContractModel {
             }
         }
     }
+}
+
+fn time(metrics: &GenerateMetrics) -> Result<Duration> {
+    metrics.ttft.ok_or_else(|| "no first token".into())
 }
 
 fn greedy(tokens: usize) -> GenerateOptions {
