@@ -1,9 +1,11 @@
 //! Classification: the distribution of the token that would come next.
 
-use crate::{Error, Result, Token, TokenId};
+use std::time::{Duration, Instant};
+
+use crate::{CancelToken, Error, Result, Token, TokenId};
 
 /// Options of [`TextModel::classify`](crate::TextModel::classify).
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ClassifyOptions {
     /// Candidate answers. Each is scored by the first token that continues
@@ -16,6 +18,13 @@ pub struct ClassifyOptions {
     pub logits: bool,
     /// Name of the loaded adapter to use.
     pub adapter: Option<String>,
+    /// When to give up; checked at every step. Prompts without an answer then
+    /// end with [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
+    /// Default: never.
+    pub deadline: Option<Instant>,
+    /// Ends the prompts that have no answer yet with
+    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) when cancelled.
+    pub cancel: Option<CancelToken>,
 }
 
 impl ClassifyOptions {
@@ -50,6 +59,28 @@ impl ClassifyOptions {
     #[must_use]
     pub fn with_adapter(mut self, name: impl Into<String>) -> Self {
         self.adapter = Some(name.into());
+        self
+    }
+
+    /// Sets when to give up.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Sets when to give up, counted from now. A time beyond what the clock
+    /// can hold is no deadline.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.deadline = Instant::now().checked_add(timeout);
+        self
+    }
+
+    /// Sets the token that can cancel it.
+    #[must_use]
+    pub fn with_cancel(mut self, cancel: CancelToken) -> Self {
+        self.cancel = Some(cancel);
         self
     }
 

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::FinishReason;
+
 /// The result of every fallible call of the contract.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -44,6 +46,8 @@ pub enum ErrorKind {
     Exhausted,
     /// The model was closed.
     Closed,
+    /// What has no stream ended before its answer: cancelled, or too late.
+    Cancelled,
     /// Reading or writing failed.
     Io,
     /// A server could not be reached, refused, or broke off.
@@ -69,6 +73,7 @@ impl ErrorKind {
             Self::InvalidInput => "invalid_input",
             Self::Exhausted => "exhausted",
             Self::Closed => "closed",
+            Self::Cancelled => "cancelled",
             Self::Io => "io",
             Self::Network => "network",
             Self::Engine => "engine",
@@ -200,6 +205,14 @@ pub enum Error {
     /// The model was closed before or while the request ran.
     Closed,
 
+    /// A request without a stream that its caller's token or deadline ended
+    /// before it had an answer.
+    Cancelled {
+        /// [`Cancelled`](FinishReason::Cancelled) or
+        /// [`Deadline`](FinishReason::Deadline).
+        reason: FinishReason,
+    },
+
     /// Reading or writing failed.
     Io {
         /// The file or directory.
@@ -247,6 +260,7 @@ impl Error {
             Self::InvalidInput { .. } | Self::Template { .. } => ErrorKind::InvalidInput,
             Self::Exhausted { .. } => ErrorKind::Exhausted,
             Self::Closed => ErrorKind::Closed,
+            Self::Cancelled { .. } => ErrorKind::Cancelled,
             Self::Io { .. } => ErrorKind::Io,
             Self::Network { .. } => ErrorKind::Network,
             Self::Engine { .. } => ErrorKind::Engine,
@@ -404,6 +418,9 @@ impl fmt::Display for Error {
                 write!(f, "{resource} exhausted: {needed} needed, {available} available")
             }
             Self::Closed => f.write_str("the model is closed"),
+            Self::Cancelled { reason } => {
+                write!(f, "the request ended without an answer: {reason}")
+            }
             Self::Io { path, action, .. } => write!(f, "{}: {action} failed", path.display()),
             Self::Network { url, problem, .. } => write!(f, "{url}: {problem}"),
             Self::Engine { context, .. } => f.write_str(context),

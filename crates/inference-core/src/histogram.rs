@@ -38,10 +38,15 @@ impl Histogram {
 
     /// Counts one observation.
     pub fn record(&mut self, time: Duration) {
+        self.record_many(time, 1);
+    }
+
+    /// Counts `count` equal observations.
+    pub fn record_many(&mut self, time: Duration, count: u64) {
         let seconds = time.as_secs_f64();
         let range = Self::BOUNDS.partition_point(|bound| *bound < seconds);
-        self.counts[range] += 1;
-        self.sum += seconds;
+        self.counts[range] += count;
+        self.sum += seconds * count as f64;
     }
 
     /// How many observations there are.

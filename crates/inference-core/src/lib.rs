@@ -132,6 +132,7 @@
 //! | [`InvalidInput`](ErrorKind::InvalidInput) | prompt, message, id or template input | correct the input |
 //! | [`Exhausted`](ErrorKind::Exhausted) | context, KV budget or queue cannot hold it | shorten it, or load with more; a full queue: later |
 //! | [`Closed`](ErrorKind::Closed) | the model was closed | load it again |
+//! | [`Cancelled`](ErrorKind::Cancelled) | a token or deadline ended a call without a stream | as its caller wanted |
 //! | [`Io`](ErrorKind::Io) | reading or writing failed | as the operating system's error says |
 //! | [`Engine`](ErrorKind::Engine) | the engine or device failed | report it; another request may succeed |
 //!

@@ -50,7 +50,8 @@ pub trait TextModel: Send + Sync {
     ///
     /// The outer result: an invalid option or label. An inner one: as
     /// [`generate`](Self::generate) for that prompt; the others are not
-    /// disturbed.
+    /// disturbed. [`Cancelled`](crate::ErrorKind::Cancelled) for one that
+    /// token or deadline of the options came before.
     fn classify(
         &self,
         prompts: Vec<Prompt>,

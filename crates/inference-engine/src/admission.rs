@@ -37,13 +37,13 @@ impl Engine {
         }
         let lag = self.options.lag_timeout;
         let overdue: Vec<(Rank, FinishReason)> = self
-            .preempted
+            .aside
             .iter_mut()
             .filter_map(|(rank, sequence)| Some((*rank, sequence.check(now, lag)?)))
             .collect();
         for (rank, reason) in overdue {
-            if let Some(sequence) = self.preempted.remove(&rank) {
-                self.end_preempted(sequence, Ending::Reason(reason));
+            if let Some(sequence) = self.aside.remove(&rank) {
+                self.end_aside(sequence, Ending::Reason(reason));
             }
         }
         for slot in (0..self.running.len()).rev() {
@@ -55,7 +55,7 @@ impl Engine {
 
     /// How long to wait for more requests before any runs.
     pub(crate) fn gathering(&self, now: Instant) -> Option<Duration> {
-        let busy = !self.running.is_empty() || !self.preempted.is_empty();
+        let busy = !self.running.is_empty() || !self.aside.is_empty();
         if self.options.max_wait.is_zero() || busy || self.draining {
             return None;
         }
@@ -64,9 +64,9 @@ impl Engine {
         gathering(now, first, self.waiting.len(), full, self.options.max_wait)
     }
 
-    /// Moves waiting requests and preempted sequences into free slots, in the
-    /// order of their rank. One that lacks blocks is not overtaken, so that it
-    /// cannot starve.
+    /// Moves waiting requests, and sequences that had to leave their slots, into
+    /// slots, in the order of their rank. One that lacks blocks is not
+    /// overtaken, so that it cannot starve.
     ///
     /// A request is admitted when there are blocks for its first chunk, which
     /// it takes, and one more for each sequence that runs and has not all that
@@ -75,63 +75,84 @@ impl Engine {
     /// must find their blocks then: to ask for them now would leave blocks
     /// unused for as long as the prompt is computed. A preempted sequence,
     /// whose first steps only repeat what was done, must find, and takes,
-    /// blocks for all of its tokens.
+    /// blocks for all of its tokens. One that kept its blocks needs no more.
     ///
-    /// Sequences that wait for their reader are preempted before anybody waits
-    /// for their blocks.
+    /// Whose slot and blocks can be had, see [`slots`](crate::slots).
     pub(crate) fn admit(&mut self) -> Result<(), Fatal> {
-        while self.running.len() < self.options.max_batch
-            && let Some((rank, again)) = self.first_waiting()
-        {
-            let Some(room) = self.room_for(rank, again) else {
-                if self.preempt_parked() {
-                    continue;
+        while let Some((rank, again)) = self.first_waiting() {
+            let full = self.running.len() >= self.options.max_batch;
+            let displaced = if full { self.displaced_by(rank) } else { None };
+            if full && displaced.is_none() {
+                break;
+            }
+            if again && self.has_blocks_aside(rank) {
+                displaced.into_iter().for_each(|slot| self.set_aside(slot));
+                self.resume(rank);
+                continue;
+            }
+            match self.room_for(rank, again, displaced) {
+                Ok(room) => {
+                    displaced.into_iter().for_each(|slot| self.set_aside(slot));
+                    self.enter(rank, again, room)?;
                 }
-                self.note_pressure();
-                return Ok(());
-            };
-            self.enter(rank, again, room)?;
+                Err(lacking) => {
+                    if !self.make_room(rank, lacking, !again) {
+                        self.note_pressure();
+                        return Ok(());
+                    }
+                }
+            }
         }
         self.short_of_blocks = false;
+        self.seat_parked();
         Ok(())
     }
 
-    /// Whose turn it is, and whether it was preempted. Who waits for the reader
-    /// anyway needs no slot.
+    /// Whose turn it is, and whether it had a slot before. Who waits for the
+    /// reader anyway needs none.
     fn first_waiting(&self) -> Option<(Rank, bool)> {
         let new = self.waiting.keys().next().map(|rank| (*rank, false));
-        let ready = self.preempted.iter().find(|(_, sequence)| !sequence.is_parked());
+        let ready = self.aside.iter().find(|(_, sequence)| !sequence.is_parked());
         let again = ready.map(|(rank, _)| (*rank, true));
         [new, again].into_iter().flatten().min()
     }
 
     /// What there is for a request, if it is enough.
-    fn room_for(&mut self, rank: Rank, again: bool) -> Option<Room> {
-        let whole = self.spec.context_len.div_ceil(self.spec.block_size);
-        let grows =
-            |sequence: &&Sequence| !sequence.is_parked() && sequence.table.blocks().len() < whole;
-        let active = self.running.iter().filter(grows).count();
-        if self.kv.available() <= active {
-            return None;
+    ///
+    /// # Errors
+    ///
+    /// How many blocks are lacking.
+    fn room_for(
+        &mut self,
+        rank: Rank,
+        again: bool,
+        displaced: Option<usize>,
+    ) -> std::result::Result<Room, usize> {
+        const GONE: usize = usize::MAX;
+        let others = self.running.iter().enumerate().filter(|(slot, _)| Some(*slot) != displaced);
+        let active = others.filter(|(_, sequence)| self.will_grow(sequence)).count();
+        let best = self.running.iter().all(|sequence| sequence.rank < rank);
+        if self.kv.available() <= active && (again || best) {
+            return Err(GONE);
         }
         let prompt_len = match again {
-            true => self.preempted.get(&rank)?.prompt_len,
-            false => self.waiting.get(&rank)?.ids.len(),
+            true => self.aside.get(&rank).ok_or(GONE)?.prompt_len,
+            false => self.waiting.get(&rank).ok_or(GONE)?.ids.len(),
         };
         let class = self.sharing_class(prompt_len);
         if let Some(submission) = self.waiting.get_mut(&rank).filter(|_| !again) {
             // Other frequencies: the prompt is computed as if there were none.
             submission.restored.take_if(|bytes| bytes.class != class);
         }
-        let scope = Scope { adapter: None, class };
-        let (ids, limit, restored) = if again {
-            let sequence = self.preempted.get(&rank)?;
-            (&sequence.ids, sequence.cache_limit(), 0)
+        let (ids, adapter, limit, restored) = if again {
+            let sequence = self.aside.get(&rank).ok_or(GONE)?;
+            (&sequence.ids, &sequence.adapter, sequence.cache_limit(), 0)
         } else {
-            let submission = self.waiting.get(&rank)?;
+            let submission = self.waiting.get(&rank).ok_or(GONE)?;
             let restored = submission.restored.as_ref().map_or(0, |bytes| bytes.positions);
-            (&submission.ids, submission.cache_limit(), restored)
+            (&submission.ids, &submission.adapter, submission.cache_limit(), restored)
         };
+        let scope = Scope { adapter: adapter.clone(), class };
         let chunk = if again { ids.len() } else { self.options.step_token_budget };
         let mut prefix = self.kv.find(&scope, ids, limit);
         if prefix.len < restored.min(limit) {
@@ -142,13 +163,19 @@ impl Engine {
             let end = begin.saturating_add(chunk).min(ids.len());
             let (needed, there) = self.kv.demand(&prefix, end);
             if needed + active <= there {
-                return Some(Room { scope, prefix, end });
+                return Ok(Room { scope, prefix, end });
             }
             // A block that must be copied takes up one more for the moment.
             if !prefix.keep_whole_blocks(self.spec.block_size) {
-                return None;
+                return Err(needed + active - there);
             }
         }
+    }
+
+    /// Whether a sequence that runs may need one more block soon.
+    pub(crate) fn will_grow(&self, sequence: &Sequence) -> bool {
+        let whole = self.spec.context_len.div_ceil(self.spec.block_size);
+        !sequence.is_parked() && sequence.table.blocks().len() < whole
     }
 
     /// See [`KvBlocks::sharing_class`].
@@ -159,7 +186,7 @@ impl Engine {
     /// Gives the first one that waits a slot and what the cache has for it.
     fn enter(&mut self, rank: Rank, again: bool, room: Room) -> Result<(), Fatal> {
         let (mut sequence, restored) = if again {
-            let Some(sequence) = self.preempted.remove(&rank) else { return Ok(()) };
+            let Some(sequence) = self.aside.remove(&rank) else { return Ok(()) };
             (sequence, None)
         } else {
             let Some(mut submission) = self.waiting.remove(&rank) else { return Ok(()) };
@@ -239,7 +266,7 @@ impl Engine {
     pub(crate) fn patience(&self, now: Instant) -> Option<Duration> {
         let lag = self.options.lag_timeout;
         let waiting = self.waiting.values().map(|s| (s.deadline, s.cancel.is_some()));
-        let sequences = self.running.iter().chain(self.preempted.values());
+        let sequences = self.running.iter().chain(self.aside.values());
         waiting
             .chain(sequences.map(|sequence| sequence.next_check(lag)))
             .flat_map(|(at, polled)| {

@@ -52,50 +52,63 @@ pub(crate) fn wake(waker: Waker) {
 pub(crate) fn channel(capacity: usize, engine: Arc<Mailbox>) -> (TokenSender, TokenReader) {
     let cancelled = AtomicBool::new(false);
     let channel = Arc::new(Channel { capacity, cancelled, state: Mutex::default() });
-    (TokenSender(Arc::clone(&channel)), TokenReader { channel, engine })
+    let sender = TokenSender { channel: Arc::clone(&channel), sleeper: None };
+    (sender, TokenReader { channel, engine })
 }
 
 /// The engine's end.
 #[derive(Debug)]
-pub(crate) struct TokenSender(Arc<Channel>);
+pub(crate) struct TokenSender {
+    channel: Arc<Channel>,
+    /// A reader to be woken; see [`TokenSender::send`].
+    sleeper: Option<Waker>,
+}
 
 impl TokenSender {
     /// Sends a token, or gives it back where the channel is full; the engine
     /// is then woken when the reader has taken a token.
-    pub(crate) fn send(&self, token: Token) -> Result<(), Box<Token>> {
-        let mut state = self.0.lock();
-        if state.tokens.len() >= self.0.capacity {
+    ///
+    /// A reader that waits sleeps on until it is [woken](Self::wake_reader):
+    /// who reads many streams shall find the tokens of a whole step.
+    pub(crate) fn send(&mut self, token: Token) -> Result<(), Box<Token>> {
+        let mut state = self.channel.lock();
+        if state.tokens.len() >= self.channel.capacity {
             // Under the same lock as the check, so that no wake-up is lost.
             state.parked = true;
             return Err(Box::new(token));
         }
         state.tokens.push_back(token);
-        let reader = state.reader.take();
-        drop(state);
-        reader.into_iter().for_each(wake);
+        if state.reader.is_some() {
+            self.sleeper = state.reader.take();
+        }
         Ok(())
+    }
+
+    /// Wakes the reader if it waits for what was sent.
+    pub(crate) fn wake_reader(&mut self) {
+        self.sleeper.take().into_iter().for_each(wake);
     }
 
     /// Whether nobody wants more.
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.0.cancelled.load(Ordering::Acquire)
+        self.channel.cancelled.load(Ordering::Acquire)
     }
 
     /// Ends the stream with the tokens that are left, a few at most, which do
     /// not count against the capacity.
-    pub(crate) fn end(self, tail: impl IntoIterator<Item = Token>, ending: Result<Completion>) {
+    pub(crate) fn end(mut self, tail: impl IntoIterator<Item = Token>, ending: Result<Completion>) {
         self.finish(tail, ending);
     }
 
-    fn finish(&self, tail: impl IntoIterator<Item = Token>, ending: Result<Completion>) {
-        let mut state = self.0.lock();
-        if std::mem::replace(&mut state.ended, true) {
-            return;
+    fn finish(&mut self, tail: impl IntoIterator<Item = Token>, ending: Result<Completion>) {
+        let mut state = self.channel.lock();
+        if !std::mem::replace(&mut state.ended, true) {
+            state.tokens.extend(tail);
+            state.ending = Some(ending);
         }
-        state.tokens.extend(tail);
-        state.ending = Some(ending);
         let reader = state.reader.take();
         drop(state);
+        self.wake_reader();
         reader.into_iter().for_each(wake);
     }
 }

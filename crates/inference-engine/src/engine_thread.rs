@@ -36,8 +36,8 @@ pub(crate) struct Engine {
     /// What the runner held after the last step.
     pub(crate) memory: MemoryUsage,
     pub(crate) waiting: BTreeMap<Rank, Submission>,
-    /// Sequences whose blocks others needed; they wait to be computed again.
-    pub(crate) preempted: BTreeMap<Rank, Sequence>,
+    /// Sequences that had a slot and have none now; see [`slots`](crate::slots).
+    pub(crate) aside: BTreeMap<Rank, Sequence>,
     pub(crate) running: Vec<Sequence>,
     /// The batch of the last step, whose memory the next one uses.
     pub(crate) batch: StepBatch,
@@ -80,7 +80,7 @@ impl Engine {
             exporter,
             memory,
             waiting: BTreeMap::new(),
-            preempted: BTreeMap::new(),
+            aside: BTreeMap::new(),
             running: Vec::new(),
             batch: StepBatch::default(),
             kv,
@@ -151,10 +151,7 @@ impl Engine {
 
     /// Whether there is nothing left to do, for good.
     fn is_drained(&self) -> bool {
-        self.draining
-            && self.waiting.is_empty()
-            && self.preempted.is_empty()
-            && self.running.is_empty()
+        self.draining && self.waiting.is_empty() && self.aside.is_empty() && self.running.is_empty()
     }
 
     fn take_in(&mut self, mail: Mail) -> Vec<Inspection> {
@@ -178,8 +175,9 @@ impl Engine {
             return Ok(());
         }
         self.admit()?;
-        let candidates: Vec<_> =
+        let mut candidates: Vec<_> =
             self.running.iter_mut().enumerate().map(|(slot, seq)| seq.candidate(slot)).collect();
+        self.follow(&mut candidates);
         let shares = plan(&candidates, self.options.step_token_budget);
         if shares.is_empty() {
             self.publish();
@@ -189,7 +187,7 @@ impl Engine {
             }
             return Ok(());
         }
-        let shares = self.provide(&shares)?;
+        let shares = self.provide(shares)?;
         if shares.is_empty() { Ok(()) } else { self.step(&shares) }
     }
 
@@ -232,7 +230,7 @@ impl Engine {
         self.emit(Some(id), Phase::Queued, ProbeEvent::Ended { reason });
     }
 
-    pub(crate) fn end_preempted(&mut self, sequence: Sequence, ending: Ending) {
+    pub(crate) fn end_aside(&mut self, sequence: Sequence, ending: Ending) {
         self.mailbox.leave_queue();
         self.end_sequence(sequence, ending);
     }
@@ -245,8 +243,8 @@ impl Engine {
             Ok(reason) => Ending::Reason(reason.clone()),
             Err(error) => Ending::Error(error.clone()),
         };
-        while let Some((_, sequence)) = self.preempted.pop_first() {
-            self.end_preempted(sequence, ending.clone());
+        while let Some((_, sequence)) = self.aside.pop_first() {
+            self.end_aside(sequence, ending.clone());
         }
         for slot in (0..self.running.len()).rev() {
             self.end_running(slot, ending.clone());

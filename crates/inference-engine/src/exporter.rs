@@ -78,7 +78,7 @@ const GAUGES: [Gauge; 6] = [
     Gauge {
         name: "inference_queued_requests",
         unit: Unit::Count,
-        about: "Requests that wait for a slot",
+        about: "Requests that wait for a slot, or without one for their reader",
         value: |metrics| metrics.queued as f64,
     },
     Gauge {
@@ -90,7 +90,7 @@ const GAUGES: [Gauge; 6] = [
     Gauge {
         name: "inference_kv_blocks_used",
         unit: Unit::Count,
-        about: "KV blocks in use by running sequences",
+        about: "KV blocks in use by sequences",
         value: |metrics| metrics.kv_blocks_used as f64,
     },
     Gauge {
@@ -202,10 +202,14 @@ impl Exporter {
     /// Records the times of a step's tokens.
     pub(crate) fn tokens(&mut self, tally: &StepTally) {
         self.call(|this, recorder| {
-            for (key, times) in [(&this.ttft, &tally.ttft), (&this.itl, &tally.itl)] {
-                if !times.is_empty() {
-                    let histogram = recorder.register_histogram(key, &METADATA);
-                    times.iter().for_each(|time| histogram.record(*time));
+            if !tally.ttft.is_empty() {
+                let histogram = recorder.register_histogram(&this.ttft, &METADATA);
+                tally.ttft.iter().for_each(|time| histogram.record(*time));
+            }
+            if !tally.itl.is_empty() {
+                let histogram = recorder.register_histogram(&this.itl, &METADATA);
+                for (time, count) in &tally.itl {
+                    histogram.record_many(*time, *count as usize);
                 }
             }
         });

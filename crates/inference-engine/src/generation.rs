@@ -181,11 +181,14 @@ impl Generation {
         let spelled = |id| self.tokenizer.as_ref().map(|t| t.token_text(id)).unwrap_or_default();
         let mut token = Token::new(draw.id, text);
         token.logprob = draw.logprob;
-        token.top_logprobs = draw
-            .alternatives
-            .into_iter()
-            .map(|(id, logprob)| TokenLogprob::new(id, spelled(id), logprob))
-            .collect();
+        // Mostly there are none, and then nothing is to be moved.
+        if !draw.alternatives.is_empty() {
+            token.top_logprobs = draw
+                .alternatives
+                .into_iter()
+                .map(|(id, logprob)| TokenLogprob::new(id, spelled(id), logprob))
+                .collect();
+        }
         token.logits = self.plan.logits.then(|| row.to_vec());
         token
     }
@@ -218,6 +221,11 @@ impl Generation {
         self.parked_since = None;
     }
 
+    /// Wakes the reader for what was [sent](TokenSender::send).
+    pub(crate) fn wake_reader(&mut self) {
+        self.sender.wake_reader();
+    }
+
     /// Tries to deliver again, and says whether the reader is too slow.
     pub(crate) fn flush(&mut self, now: Instant, lag_timeout: Duration) -> Option<FinishReason> {
         if !self.is_parked() {
@@ -225,6 +233,7 @@ impl Generation {
         }
         let before = self.outbox.len();
         self.send(now);
+        self.wake_reader();
         if self.outbox.len() < before && self.is_parked() {
             // The reader moves, though slowly.
             self.parked_since = Some(now);
@@ -295,7 +304,7 @@ impl Generation {
         };
         let reason = outcome.as_ref().ok().cloned();
         let completion = |reason| Completion::new(reason, metrics, seed);
-        self.sender.end(self.outbox, outcome.map(completion));
+        self.sender.end(std::mem::take(&mut self.outbox), outcome.map(completion));
         reason
     }
 }

@@ -33,6 +33,11 @@ impl BlockTable {
     pub(crate) fn blocks(&self) -> &[BlockId] {
         &self.blocks
     }
+
+    /// With whom they may be shared.
+    pub(crate) fn scope(&self) -> &Scope {
+        &self.scope
+    }
 }
 
 impl KvMemory {
@@ -41,6 +46,11 @@ impl KvMemory {
     pub(crate) fn new(blocks: BlockId, block_size: usize, keeps: bool) -> Self {
         let cache = keeps.then(|| PrefixCache::new(block_size));
         Self { pool: BlockPool::new(blocks), cache, block_size }
+    }
+
+    /// Whether blocks are kept for others.
+    pub(crate) fn keeps(&self) -> bool {
+        self.cache.is_some()
     }
 
     /// Blocks in the pool.
@@ -106,6 +116,11 @@ impl KvMemory {
             self.pool.let_go(idle);
             self.pool.take()
         })
+    }
+
+    /// Blocks of a table that no other sequence uses.
+    pub(crate) fn exclusive(&self, table: &BlockTable) -> usize {
+        table.blocks.iter().filter(|block| self.pool.is_only_user(**block)).count()
     }
 
     /// How many blocks more than are [available](Self::available) a sequence

@@ -50,10 +50,9 @@
 //!    request fails with `Exhausted`, while the items of a batch, or of
 //!    `classify`, wait outside. The items of a batch are submitted together.
 //! 3. **The engine thread** owns the runner. Each turn it ends what was
-//!    cancelled or is late, admits waiting requests into free slots (by
-//!    priority, for which waiting makes up at the rate of
-//!    [`aging`](EngineOptions::aging), then by arrival), plans one
-//!    step, calls [`ModelRunner::forward`] once, and hands out the logits. A
+//!    cancelled or is late, gives the slots to the best (by priority, for which
+//!    waiting makes up at the rate of [`aging`](EngineOptions::aging), then by
+//!    arrival) of those that run and wait, plans one step, calls [`ModelRunner::forward`] once, and hands out the logits. A
 //!    step has the next token of every running sequence and, within
 //!    [`step_token_budget`](EngineOptions::step_token_budget), chunks of
 //!    prompts; so a long prompt delays nobody's tokens by more than a chunk.
@@ -106,10 +105,15 @@
 //!   string are yielded, their text is not.
 //! - **A slow reader parks its own sequence only.** A stream buffers
 //!   [`channel_capacity`](EngineOptions::channel_capacity) tokens; beyond that
-//!   its sequence pauses, keeping its slot, and its blocks until others need
-//!   them, and goes on when it is read.
+//!   its sequence pauses, keeping its slot and its blocks until others need
+//!   them, and goes on when it is read. Without a slot it counts as a waiting
+//!   request, so that slow readers are bounded by `max_queue` too.
 //!   After [`lag_timeout`](EngineOptions::lag_timeout) without progress it ends
 //!   as `Lagging`; what was generated can still be read.
+//! - **Priorities hold for slots and blocks.** A request of better rank takes the
+//!   slot of the worst that runs, which goes on later where it was, with its
+//!   blocks unless those were needed. A new one also has the blocks of worse
+//!   ones where there are not enough.
 //! - **Cancelling is prompt**: by dropping the stream, by its `cancel`, by a
 //!   [`CancelToken`](inference_core::CancelToken), by a deadline, by
 //!   [`close`](inference_core::TextModel::close); in the queue, in the prompt,
@@ -152,13 +156,16 @@
 //! a prompt is computed, for its logits, and all of it where all logits are
 //! wanted. Only what was computed by a step that succeeded, for tokens that
 //! were chosen, is kept; a sequence that ends with an error takes its blocks
-//! out of the cache, if no other uses them. Blocks that nobody uses count as
+//! out of the cache, if no other uses them. Prompts that come together and are
+//! mostly the same are not computed side by side: the better one goes first, and
+//! the others wait for its blocks while more than half of what they have to
+//! compute is in them. Blocks that nobody uses count as
 //! free, and are reused least recently used first, ends of sequences before
 //! their beginnings.
 //!
 //! **Preemption.** A sequence that finds no block for its next position takes
-//! those of a sequence that waits for its reader, or else of the lowest rank
-//! below its own. That one goes back to waiting with all its state but the
+//! those of a sequence that waits for its reader, of one without a slot, or else
+//! of the lowest rank below its own. That one goes back to waiting with all its state but the
 //! blocks, which stay in the prefix cache until they are needed. In its turn it
 //! gets what the cache still has, computes the rest again, prompt and output,
 //! and goes on where it was: the same tokens, and no row twice. Who has no one
@@ -200,9 +207,9 @@
 //!   | `inference_draft_tokens_total` | counter | tokens drafted by prompt lookup |
 //!   | `inference_accepted_draft_tokens_total` | counter | drafted tokens that were right |
 //!   | `inference_preemptions_total` | counter | sequences that lost their KV blocks to others |
-//!   | `inference_queued_requests` | gauge | requests that wait for a slot |
+//!   | `inference_queued_requests` | gauge | requests that wait for a slot, or without one for their reader |
 //!   | `inference_running_sequences` | gauge | sequences in slots |
-//!   | `inference_kv_blocks_used` | gauge | KV blocks in use by running sequences |
+//!   | `inference_kv_blocks_used` | gauge | KV blocks in use by sequences |
 //!   | `inference_kv_blocks` | gauge | KV blocks in the pool |
 //!   | `inference_active_bytes` | gauge | weights, KV blocks in use, activations |
 //!   | `inference_prefix_hit_ratio` | gauge | part of all prompt tokens that the prefix cache had |
@@ -221,7 +228,12 @@
 //! Without recorder, subscriber and sinks none of this costs anything that
 //! could be measured.
 //!
-//! # Labels
+//! # Classification
+//!
+//! Each prompt is a sequence of its own, without output; the token and deadline
+//! of [`ClassifyOptions`](inference_core::ClassifyOptions) hold for all of them,
+//! in a slot, in the queue and outside of it. What has no answer by then ends
+//! as `Cancelled`.
 //!
 //! `classify` scores a label by the token that follows the prompt's own in the
 //! tokenization of both together. After a plain text a space is put between
@@ -250,6 +262,7 @@ mod channel;
 mod classify;
 mod engine_thread;
 mod exporter;
+mod following;
 mod generation;
 mod identity;
 mod kv_memory;
@@ -270,6 +283,7 @@ mod sequence;
 #[cfg(any(test, feature = "test-support"))]
 #[cfg_attr(docsrs, doc(cfg(feature = "test-support")))]
 pub mod sim_runner;
+mod slots;
 mod snapshot_file;
 mod state;
 mod step;

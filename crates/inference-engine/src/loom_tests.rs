@@ -95,7 +95,7 @@ fn read_all(reader: &TokenReader) -> (Vec<u32>, inference_core::Result<FinishRea
 fn loom_a_parked_sender_is_woken_and_no_token_is_lost() {
     explore(5, || {
         let mailbox = mailbox(1);
-        let (sender, reader) = channel(1, Arc::clone(&mailbox));
+        let (mut sender, reader) = channel(1, Arc::clone(&mailbox));
         let reading = thread::spawn(move || read_all(&reader));
         for id in 0..3 {
             let mut token = Token::new(id, "");
@@ -104,6 +104,7 @@ fn loom_a_parked_sender_is_woken_and_no_token_is_lost() {
                 mailbox.wait(None);
                 mailbox.collect();
             }
+            sender.wake_reader();
         }
         sender.end([], finished());
         let (ids, reason) = reading.join().unwrap();
@@ -115,7 +116,7 @@ fn loom_a_parked_sender_is_woken_and_no_token_is_lost() {
 fn loom_a_sender_that_waits_hears_that_its_reader_left() {
     explore(5, || {
         let mailbox = mailbox(1);
-        let (sender, reader) = channel(1, Arc::clone(&mailbox));
+        let (mut sender, reader) = channel(1, Arc::clone(&mailbox));
         let reading = thread::spawn(move || {
             let _ = reader.poll(&mut Context::from_waker(Waker::noop()));
             drop(reader);
@@ -141,7 +142,7 @@ fn loom_a_sender_that_waits_hears_that_its_reader_left() {
 #[test]
 fn loom_the_end_reaches_a_reader_that_waits() {
     explore(5, || {
-        let (sender, reader) = channel(1, mailbox(1));
+        let (mut sender, reader) = channel(1, mailbox(1));
         let ending = thread::spawn(move || {
             if sender.send(Token::new(1, "")).is_ok() {
                 sender.end([Token::new(2, "")], finished());

@@ -42,8 +42,10 @@ struct State {
     /// Why the engine stopped by itself.
     failure: Option<Error>,
     woken: bool,
-    /// Who waits for room in the queue.
+    /// Who waits for room in the queue, each once.
     waiting_for_room: Vec<Waker>,
+    /// Places that became free since they were last woken.
+    freed: usize,
 }
 
 /// What the engine thread finds.
@@ -131,7 +133,7 @@ impl Mailbox {
             let Some(submission) = submissions.pop_front() else { break };
             state.accept(submission, self.start, self.aging);
         }
-        let registered = state.waiting_for_room.last().is_some_and(|last| last.will_wake(waker));
+        let registered = state.waiting_for_room.iter().any(|other| other.will_wake(waker));
         if !submissions.is_empty() && !registered {
             state.waiting_for_room.push(waker.clone());
         }
@@ -225,14 +227,17 @@ impl Mailbox {
 
     /// Notes that a request stopped waiting for a slot.
     ///
-    /// Whoever waits for room is woken when half of the queue is free: all at
-    /// once, since some may be gone, but not for every single place.
+    /// Whoever waits for room is woken when half of the queue is free, or was
+    /// since, though others took it: all at once, since some may be gone, but
+    /// not for every single place.
     pub(crate) fn leave_queue(&self) {
         let mut state = self.lock();
         state.queued = state.queued.saturating_sub(1);
-        if state.queued > self.max_queue / 2 {
+        state.freed += 1;
+        if state.queued > self.max_queue / 2 && state.freed < self.max_queue.div_ceil(2) {
             return;
         }
+        state.freed = 0;
         let waiting = std::mem::take(&mut state.waiting_for_room);
         drop(state);
         waiting.into_iter().for_each(wake);
@@ -267,5 +272,54 @@ impl State {
             closing: self.closing,
             draining: self.draining,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn full(places: usize) -> Mailbox {
+        let mailbox = Mailbox::new(places, Duration::from_secs(1));
+        (0..places).for_each(|_| mailbox.join_queue());
+        mailbox
+    }
+
+    #[test]
+    fn who_waits_for_room_is_woken_although_others_take_every_place() {
+        let (mailbox, woken) = (full(10), Arc::new(Count::default()));
+        let mut outside = VecDeque::from([Submission::test(0)]);
+        mailbox.submit_some(&mut outside, &Waker::from(Arc::clone(&woken))).unwrap();
+        for _ in 0..5 {
+            assert_eq!(woken.0.load(Ordering::Relaxed), 0);
+            mailbox.leave_queue();
+            mailbox.join_queue();
+        }
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn who_asks_again_waits_once() {
+        let mailbox = full(1);
+        let wakers =
+            [Waker::from(Arc::new(Count::default())), Waker::from(Arc::new(Count::default()))];
+        let mut outside = VecDeque::from([Submission::test(0)]);
+        for waker in wakers.iter().cycle().take(100) {
+            mailbox.submit_some(&mut outside, waker).unwrap();
+        }
+        assert_eq!(mailbox.lock().waiting_for_room.len(), 2);
     }
 }

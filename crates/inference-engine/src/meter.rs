@@ -1,7 +1,7 @@
 //! Totals of an engine, shared with whoever asks.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use inference_core::ModelMetrics;
 
@@ -34,17 +34,35 @@ pub(crate) struct StepTally {
     pub(crate) accepted: u64,
     /// Times to first token.
     pub(crate) ttft: Vec<Duration>,
-    /// Times from one token to the next; zero for those that came in one step.
-    pub(crate) itl: Vec<Duration>,
+    /// Times from one token to the next, each with how many tokens in a row had
+    /// it; zero for those that came in one step.
+    pub(crate) itl: Vec<(Duration, u32)>,
+    /// When the last of these had their tokens before.
+    last: Option<Instant>,
 }
 
 impl StepTally {
+    /// Notes a token that came `now`, the one before it at `last`: mostly in
+    /// the step before, like those of its neighbours.
+    pub(crate) fn note_gap(&mut self, now: Instant, last: Instant) {
+        if self.last == Some(last)
+            && let Some((_, count)) = self.itl.last_mut()
+        {
+            *count += 1;
+            return;
+        }
+        self.last = Some(last);
+        self.itl.push((now.duration_since(last), 1));
+    }
+
     /// Adds it to the totals.
     pub(crate) fn add_to(&self, metrics: &mut ModelMetrics) {
         metrics.generated_tokens += self.generated;
         metrics.draft_tokens += self.drafted;
         metrics.accepted_draft_tokens += self.accepted;
         self.ttft.iter().for_each(|time| metrics.ttft.record(*time));
-        self.itl.iter().for_each(|time| metrics.itl.record(*time));
+        for (time, count) in &self.itl {
+            metrics.itl.record_many(*time, u64::from(*count));
+        }
     }
 }

@@ -16,7 +16,7 @@ use inference_core::{
 
 use crate::channel::channel;
 use crate::classify::{classification, label_tokens, validate};
-use crate::engine_thread::{Engine, panic_error, totals};
+use crate::engine_thread::{CANCEL_POLL, Engine, panic_error, totals};
 use crate::exporter::Exporter;
 use crate::identity::Identity;
 use crate::mailbox::{Inspection, Mailbox};
@@ -121,6 +121,7 @@ impl EngineModel {
             id,
             restored,
             ids,
+            adapter: plan.adapter.clone(),
             priority: plan.priority,
             rank: Rank::default(),
             deadline: plan.deadline,
@@ -133,6 +134,8 @@ impl EngineModel {
         Ok(Box::new(EngineSource::new(id, mailbox, reader, group, when_full)))
     }
 
+    /// A request for logits of a prompt, without priority, adapter, deadline
+    /// and token.
     pub(crate) fn prefill(&self, ids: Vec<TokenId>, task: PrefillTask) -> Submission {
         let id = self.request_id();
         let span = request_span(id, ids.len());
@@ -140,6 +143,7 @@ impl EngineModel {
             id,
             restored: None,
             ids,
+            adapter: None,
             priority: 0,
             rank: Rank::default(),
             deadline: None,
@@ -166,7 +170,8 @@ impl EngineModel {
         Ok(())
     }
 
-    /// Queues all of `submissions`, blocking while the queue is full.
+    /// Queues all of `submissions`, blocking while the queue is full. Those for
+    /// which that takes too long end outside of it.
     fn submit_all(&self, mut submissions: VecDeque<Submission>) -> Result<()> {
         struct Unpark(std::thread::Thread);
         impl Wake for Unpark {
@@ -177,10 +182,25 @@ impl EngineModel {
         let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
         loop {
             self.mailbox.submit_some(&mut submissions, &waker)?;
-            if submissions.is_empty() {
-                return Ok(());
+            let now = Instant::now();
+            submissions = submissions
+                .into_iter()
+                .filter_map(|submission| match submission.overdue(now) {
+                    Some(reason) => {
+                        submission.end(Ok(reason), 0);
+                        None
+                    }
+                    None => Some(submission),
+                })
+                .collect();
+            // They have one token and one deadline.
+            let Some(first) = submissions.front() else { return Ok(()) };
+            let polled = first.cancel.is_some().then_some(CANCEL_POLL);
+            let late = first.deadline.map(|at| at.saturating_duration_since(now));
+            match [polled, late].into_iter().flatten().min() {
+                Some(patience) => std::thread::park_timeout(patience),
+                None => std::thread::park(),
             }
-            std::thread::park();
         }
     }
 
@@ -226,7 +246,10 @@ impl TextModel for EngineModel {
                         reply: reply.clone(),
                     });
                     let task = PrefillTask { all_rows: false, consumer };
-                    submissions.push_back(self.prefill(ids, task));
+                    let mut submission = self.prefill(ids, task);
+                    submission.deadline = options.deadline;
+                    submission.cancel.clone_from(&options.cancel);
+                    submissions.push_back(submission);
                     results.push(None);
                 }
             }

@@ -46,18 +46,20 @@ pub struct EngineOptions {
     /// once. Off: nothing of an ended request is left in the pool. Default: on.
     pub prefix_cache: bool,
     /// Tokens a stream buffers ahead of its reader, at least 1. When they are
-    /// there unread, the sequence is parked; it keeps its slot, and its blocks
+    /// there unread, the sequence is parked; it keeps its slot and its blocks
     /// until others need them.
     /// Larger: uneven readers park less. Smaller: less is computed in vain for
     /// a reader that goes away. Default: 64.
     pub channel_capacity: usize,
-    /// Requests that may wait for a slot, at least 1. A further one is refused
+    /// Requests that may wait for a slot, or without one for their reader, at
+    /// least 1. A further one is refused
     /// with [`Exhausted`](inference_core::ErrorKind::Exhausted); those of a
     /// batch or of `classify` wait outside instead. Default: 1024.
     pub max_queue: usize,
     /// How long a sequence stays parked before it ends as
     /// [`Lagging`](inference_core::FinishReason::Lagging); greater than zero.
-    /// Longer: patient with readers. Shorter: their slots are free sooner.
+    /// Longer: patient with readers. Shorter: their places in the queue and their
+    /// blocks are free sooner.
     /// Default: 30 s.
     pub lag_timeout: Duration,
     /// Where events go. Default: nowhere.

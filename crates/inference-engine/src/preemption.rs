@@ -5,17 +5,19 @@
 //! Consider, among the requests that are there and do not wait for their own
 //! reader, the one of best rank.
 //!
-//! - If it runs, each step computes at least one of its tokens: the plan has a
-//!   share for it (decoding goes first, prompts follow by rank, and the budget
-//!   is not smaller than the number of slots), and [`Engine::provide`] serves
-//!   it first. It may take the blocks of every other sequence, and the pool is
-//!   not smaller than the longest sequence (else the request was refused). It
-//!   is never preempted itself: only who is better, or who is parked by it,
-//!   takes blocks from others. So it ends after finitely many steps.
-//! - If it waits, nobody is admitted before it. Those that run are a finite
-//!   set, of which the best progresses as above, and so on: each ends, parks or
-//!   is preempted. Parked ones give way to it, and with nobody running there
-//!   are blocks for it. Slots held by parked ones are freed by the lag timeout.
+//! - If it runs, each step computes at least one of its tokens: nobody takes its
+//!   slot, the plan has a share for it (decoding goes first, prompts follow by
+//!   rank, and the budget is not smaller than the number of slots), and
+//!   [`Engine::provide`] serves it first. It may take the blocks of every other
+//!   sequence, with or without a slot, and the pool is not smaller than the
+//!   longest sequence (else the request was refused). It is never preempted
+//!   itself: only who is better, or who is parked by it, takes blocks from
+//!   others. So it ends after finitely many steps.
+//! - If it waits, it waits for blocks, not for a slot, which it takes from who
+//!   is parked or worse. Nobody is admitted before it. Those without slots and
+//!   the parked give it their blocks. Those that run are a finite set, of which
+//!   the best progresses as above, and so on: each ends, parks or is preempted.
+//!   With nobody running there are blocks for it.
 //!
 //! By induction every request ends, as long as no better ones arrive for ever;
 //! that they cannot is what aging is for.
@@ -38,14 +40,47 @@ struct Leaving {
 
 impl Engine {
     /// Gives the sequences of a plan the blocks for their shares, best rank
-    /// first. Who finds no block at all takes those of a parked sequence, or
-    /// else of the worst that is worse than itself, which goes back to waiting.
+    /// first. Who finds no block at all takes those of a parked sequence, of one
+    /// without a slot, or else of the worst that is worse than itself, which
+    /// then waits outside.
     /// If there is none it keeps what it has and sits out this step; who finds
     /// blocks for a part of its share computes that part. Drafts get what all of
     /// them leave.
     ///
     /// Returns what is left of the plan, with the slots as they are now.
-    pub(crate) fn provide(&mut self, shares: &[Share]) -> Result<Vec<Share>, Fatal> {
+    pub(crate) fn provide(&mut self, shares: Vec<Share>) -> Result<Vec<Share>, Fatal> {
+        let size = self.spec.block_size;
+        let most = |share: &Share| {
+            let Sequence { computed, table, .. } = &self.running[share.slot];
+            let end = (computed + share.len + share.drafts).div_ceil(size);
+            // And one that may have to be copied.
+            end.saturating_sub(table.blocks().len()) + 1
+        };
+        if shares.iter().map(most).sum::<usize>() <= self.kv.available() {
+            return self.provide_all(shares);
+        }
+        self.provide_by_rank(&shares)
+    }
+
+    /// [`provide`](Self::provide) where there are blocks for all of it, whatever
+    /// the order.
+    fn provide_all(&mut self, shares: Vec<Share>) -> Result<Vec<Share>, Fatal> {
+        let mut failed = Vec::new();
+        for Share { slot, len, drafts } in &shares {
+            let start = self.running[*slot].computed;
+            if let Err(error) = self.claim(*slot, start, start + len + drafts) {
+                failed.push((*slot, error));
+            }
+        }
+        if failed.is_empty() {
+            return Ok(shares);
+        }
+        let slots = self.vacate(Leaving { preempted: vec![false; self.running.len()], failed })?;
+        let moved = |share: Share| Some(Share { slot: slots[share.slot]?, ..share });
+        Ok(shares.into_iter().filter_map(moved).collect())
+    }
+
+    fn provide_by_rank(&mut self, shares: &[Share]) -> Result<Vec<Share>, Fatal> {
         let mut order: Vec<usize> = (0..shares.len()).collect();
         order.sort_by_key(|index| self.running[shares[*index].slot].rank);
         let mut lens = vec![0; shares.len()];
@@ -58,11 +93,8 @@ impl Engine {
             }
             let start = self.running[slot].computed;
             while self.kv.lacking(&self.running[slot].table, start, start + 1) > 0
-                && let Some(victim) = self.victim(slot, &leaving.preempted)
-            {
-                leaving.preempted[victim] = true;
-                self.take_blocks(victim);
-            }
+                && self.give_way(slot, &mut leaving.preempted)
+            {}
             let table = &self.running[slot].table;
             let end = match self.kv.lacking(table, start, start + len) {
                 0 => start + len,
@@ -111,17 +143,27 @@ impl Engine {
         Ok(share.drafts)
     }
 
-    /// Whose blocks the sequence in `slot` may have: those of the worst parked
-    /// one, or of the worst that is worse than itself.
-    fn victim(&self, slot: usize, preempted: &[bool]) -> Option<usize> {
+    /// Makes another sequence give its blocks to the one in `slot`; `false` if
+    /// nobody does.
+    fn give_way(&mut self, slot: usize, preempted: &mut [bool]) -> bool {
+        if self.take_blocks_aside(true) {
+            return true;
+        }
         let own = self.running[slot].rank;
-        let others = self.running.iter().enumerate().filter(|(other, sequence)| {
+        let holders = self.running.iter().enumerate().filter(|(other, sequence)| {
             *other != slot && !preempted[*other] && !sequence.table.blocks().is_empty()
         });
-        others
+        let victim = holders
             .filter(|(_, sequence)| sequence.is_parked() || sequence.rank > own)
             .max_by_key(|(_, sequence)| (sequence.is_parked(), sequence.rank))
-            .map(|(other, _)| other)
+            .map(|(other, sequence)| (other, sequence.is_parked()));
+        if !victim.is_some_and(|(_, parked)| parked) && self.take_blocks_aside(false) {
+            return true;
+        }
+        let Some((victim, _)) = victim else { return false };
+        preempted[victim] = true;
+        self.take_blocks(victim);
+        true
     }
 
     /// Takes the blocks of a sequence; what they hold is kept until they are
@@ -178,7 +220,7 @@ impl Engine {
         let mut ended = Vec::new();
         for (slot, sequence) in std::mem::take(&mut self.running).into_iter().enumerate() {
             if preempted[slot] {
-                self.wait_again(sequence);
+                self.wait_outside(sequence);
             } else if let Some((_, error)) = failed.iter().find(|(failed, _)| *failed == slot) {
                 ended.push((sequence, error.clone()));
             } else {
@@ -200,11 +242,6 @@ impl Engine {
         fatal.map_or(Ok(slots), |error| Err(Fatal(error)))
     }
 
-    fn wait_again(&mut self, sequence: Sequence) {
-        self.mailbox.join_queue();
-        self.preempted.insert(sequence.rank, sequence);
-    }
-
     /// Preempts the worst of the sequences that wait for their reader, if there
     /// is one.
     pub(crate) fn preempt_parked(&mut self) -> bool {
@@ -215,12 +252,16 @@ impl Engine {
         let Some((slot, _)) = parked.max_by_key(|(_, sequence)| sequence.rank) else {
             return false;
         };
+        self.preempt_slot(slot);
+        true
+    }
+
+    /// Takes slot and blocks of a sequence.
+    pub(crate) fn preempt_slot(&mut self, slot: usize) {
         self.take_blocks(slot);
-        let sequence = self.running.swap_remove(slot);
-        self.wait_again(sequence);
+        self.set_aside(slot);
         self.update_meter(|metrics| metrics.preemptions += 1);
         self.note_pressure();
-        true
     }
 
     /// Tells that blocks are short, once until they are not any more.
@@ -229,7 +270,7 @@ impl Engine {
             return;
         }
         let (used, total) = (self.kv.used(), self.kv.total());
-        let waiting = self.waiting.len() + self.preempted.len();
+        let waiting = self.waiting.len() + self.aside.len();
         let event = ProbeEvent::CachePressure { used, total, waiting };
         self.emit(None, Phase::Queued, event);
     }

@@ -2,6 +2,7 @@
 //! refused is refused here, before anything is queued.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use inference_core::{
@@ -31,6 +32,7 @@ pub(crate) struct GeneratePlan {
     pub(crate) logits: bool,
     /// Most tokens to draft per step; 0 is off.
     pub(crate) prompt_lookup: usize,
+    pub(crate) adapter: Option<Arc<str>>,
     pub(crate) priority: i32,
     pub(crate) deadline: Option<Instant>,
     pub(crate) cancel: Option<CancelToken>,
@@ -227,6 +229,8 @@ impl Requirements {
             logprobs: options.logprobs,
             logits: options.logits.unwrap_or(false),
             prompt_lookup,
+            // None yet; see the refusal above.
+            adapter: None,
             priority: options.priority.unwrap_or(0),
             deadline: options.deadline,
             cancel: options.cancel,

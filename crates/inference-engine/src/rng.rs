@@ -10,7 +10,7 @@
 //!    `8 i` to `8 i + 7`.
 //! 3. The number is `(w >> 11) / 2^53`, which lies in `[0, 1)`.
 //!
-//! No state is carried from token to token, so nothing else that runs, and no
+//! A number does not depend on those that were drawn before, so nothing else that runs, and no
 //! way of cutting work into steps, can change a request's numbers.
 
 use std::collections::hash_map::RandomState;
@@ -26,6 +26,9 @@ const WORDS_PER_NUMBER: u128 = 2;
 #[derive(Clone, Debug)]
 pub(crate) struct SeededUniform {
     generator: ChaCha12Rng,
+    /// The token whose number the generator yields next: to set its position
+    /// computes key stream for many tokens.
+    next: usize,
 }
 
 impl SeededUniform {
@@ -33,12 +36,15 @@ impl SeededUniform {
     pub(crate) fn new(seed: u64) -> Self {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&seed.to_le_bytes());
-        Self { generator: ChaCha12Rng::from_seed(key) }
+        Self { generator: ChaCha12Rng::from_seed(key), next: 0 }
     }
 
     /// The number in `[0, 1)` of generated token `index`.
     pub(crate) fn at(&mut self, index: usize) -> f64 {
-        self.generator.set_word_pos(index as u128 * WORDS_PER_NUMBER);
+        if index != self.next {
+            self.generator.set_word_pos(index as u128 * WORDS_PER_NUMBER);
+        }
+        self.next = index + 1;
         let word = self.generator.next_u64();
         (word >> 11) as f64 / (1_u64 << 53) as f64
     }

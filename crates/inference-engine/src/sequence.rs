@@ -24,12 +24,15 @@ pub(crate) struct Sequence {
     /// Tokens of `ids` whose keys and values are in the blocks.
     pub(crate) computed: usize,
     pub(crate) table: BlockTable,
+    pub(crate) adapter: Option<Arc<str>>,
     pub(crate) work: Work,
     pub(crate) rank: Rank,
     /// The most tokens of `ids` whose keys and values it had before it was last
     /// admitted. Of these no logits are wanted.
     known: usize,
     cached_prompt_tokens: usize,
+    /// Whether it let another compute what both begin with.
+    pub(crate) follows: bool,
     preemptions: u32,
     deadline: Option<Instant>,
     cancel: Option<CancelToken>,
@@ -71,7 +74,8 @@ impl Ending {
 impl Sequence {
     /// A sequence for a request, without blocks.
     pub(crate) fn admit(submission: Submission, tokenizer: Option<Arc<Tokenizer>>) -> Self {
-        let Submission { id, ids, rank, deadline, cancel, submitted, span, task, .. } = submission;
+        let Submission { id, ids, adapter, rank, deadline, cancel, submitted, span, task, .. } =
+            submission;
         let work = match task {
             Task::Generate(plan, sender) => {
                 Work::Generate(Box::new(Generation::new(*plan, &ids, tokenizer, sender)))
@@ -84,10 +88,12 @@ impl Sequence {
             ids,
             computed: 0,
             table: BlockTable::default(),
+            adapter,
             work,
             rank,
             known: 0,
             cached_prompt_tokens: 0,
+            follows: false,
             preemptions: 0,
             deadline,
             cancel,
@@ -107,6 +113,19 @@ impl Sequence {
         self.cached_prompt_tokens += spared;
         self.known = self.known.max(computed);
         spared
+    }
+
+    /// Gives it blocks in which more is computed, as [`begin`](Self::begin) does;
+    /// also returns those that it had.
+    pub(crate) fn exchange(&mut self, table: BlockTable, computed: usize) -> (BlockTable, usize) {
+        self.known = self.known.max(self.computed);
+        let before = self.take_table();
+        (before, self.begin(table, computed))
+    }
+
+    /// Tokens whose keys and values are to be computed.
+    pub(crate) fn pending(&self) -> usize {
+        self.ids.len() - self.computed
     }
 
     /// Gives up its blocks; nothing else is lost.
@@ -140,7 +159,7 @@ impl Sequence {
 
     /// What the scheduler may do with it; nothing while it is parked.
     pub(crate) fn candidate(&mut self, slot: usize) -> Candidate {
-        let waits = self.ids.len() - self.computed;
+        let waits = self.pending();
         // What was preempted computes its own output again, like a prompt.
         let prefill = self.computed < self.prompt_len || waits > 1;
         let (pending, drafts) = match &mut self.work {
@@ -251,7 +270,7 @@ impl Sequence {
                     let draft = generation.drafts().get(expected).copied();
                     let draft = draft.filter(|_| expected < share.drafts);
                     match generation.last_token() {
-                        Some(last) => tally.itl.push(now.duration_since(last)),
+                        Some(last) => tally.note_gap(now, last),
                         None => tally.ttft.push(now.duration_since(self.submitted)),
                     }
                     tally.generated += 1;
@@ -276,6 +295,13 @@ impl Sequence {
                 tally.accepted += accepted as u64;
                 ending
             }
+        }
+    }
+
+    /// Wakes the reader for the tokens that it was sent.
+    pub(crate) fn wake_reader(&mut self) {
+        if let Work::Generate(generation) = &mut self.work {
+            generation.wake_reader();
         }
     }
 
@@ -320,7 +346,7 @@ impl Sequence {
             Work::Prefill(task) => {
                 let outcome = match ending {
                     Ending::Complete => Ok(()),
-                    Ending::Reason(reason) => refuse(Ok(reason)),
+                    Ending::Reason(reason) => refuse(Ok(reason), self.cancel.as_ref()),
                     Ending::Error(error) => Err(error),
                 };
                 task.consumer.end(outcome);

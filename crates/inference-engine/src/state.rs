@@ -55,7 +55,7 @@ impl EngineModel {
 
 impl SequenceState for EngineModel {
     fn snapshot(&self, prompt: Prompt) -> Result<Arc<dyn StateSnapshot>> {
-        self.mailbox.check_open()?;
+        self.check_may_wait()?;
         let identity = Arc::clone(self.identity()?);
         let ids = self.requirements.prompt_ids(&prompt, self.requirements.context_len())?;
         let (reply, replies) = mpsc::channel();

@@ -46,7 +46,7 @@ impl Engine {
         let event = ProbeEvent::Step {
             sequences: shares.len(),
             tokens: batch.tokens.len(),
-            queued: self.waiting.len() + self.preempted.len(),
+            queued: self.waiting.len() + self.aside.len(),
             duration,
         };
         let phase = if prompt > 0 { Phase::Prefill } else { Phase::Decode };
@@ -145,6 +145,9 @@ impl Engine {
         }
         self.meter.update(|metrics| tally.add_to(metrics));
         self.exporter.tokens(&tally);
+        for share in shares {
+            self.running[share.slot].wake_reader();
+        }
         let outcome = self.collect_kv(&mut ended);
         self.end_slots(ended);
         outcome

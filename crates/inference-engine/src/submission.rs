@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use inference_core::probe::RequestId;
-use inference_core::{CancelToken, Completion, FinishReason, GenerateMetrics, Result, TokenId};
+use inference_core::{
+    CancelToken, Completion, Error, FinishReason, GenerateMetrics, Result, TokenId,
+};
 use tracing::{Span, field};
 
 use crate::channel::TokenSender;
@@ -22,6 +24,8 @@ pub(crate) struct Submission {
     /// cache does not have. Of no use where the sharing class of this prompt is
     /// another than theirs.
     pub(crate) restored: Option<Arc<KvBytes>>,
+    /// The adapter that changes the weights for it.
+    pub(crate) adapter: Option<Arc<str>>,
     pub(crate) priority: i32,
     /// Given as it enters the queue.
     pub(crate) rank: Rank,
@@ -161,14 +165,20 @@ impl Submission {
                 let completion = |reason| Completion::new(reason, metrics(), plan.seed);
                 sender.end([], outcome.map(completion));
             }
-            Task::Prefill(task) => task.consumer.end(refuse(outcome)),
+            Task::Prefill(task) => task.consumer.end(refuse(outcome, self.cancel.as_ref())),
         }
     }
 }
 
-/// What a request without a stream answers when it ends early.
-pub(crate) fn refuse(outcome: Result<FinishReason>) -> Result<()> {
-    outcome.and(Err(inference_core::Error::Closed))
+/// What a request without a stream answers when it ends early: by its token
+/// `cancel`, its deadline, or else because the model is closed.
+pub(crate) fn refuse(outcome: Result<FinishReason>, cancel: Option<&CancelToken>) -> Result<()> {
+    let reason = outcome?;
+    let asked = cancel.is_some_and(CancelToken::is_cancelled);
+    Err(match reason {
+        FinishReason::Cancelled if !asked => Error::Closed,
+        reason => Error::Cancelled { reason },
+    })
 }
 
 /// Why a request must end, if so: cancelled by its reader or token, or late.
@@ -182,4 +192,31 @@ pub(crate) fn overdue(
         return Some(FinishReason::Cancelled);
     }
     deadline.filter(|deadline| *deadline <= now).map(|_| FinishReason::Deadline)
+}
+
+#[cfg(test)]
+impl Submission {
+    /// A request for the last row of a prompt of three tokens, which nobody
+    /// waits for.
+    pub(crate) fn test(id: u64) -> Self {
+        struct Nobody;
+        impl RowConsumer for Nobody {
+            fn row(&mut self, _: &[f32]) {}
+            fn end(self: Box<Self>, _: Result<()>) {}
+        }
+        let id = RequestId(id);
+        Self {
+            id,
+            restored: None,
+            ids: vec![1; 3],
+            adapter: None,
+            priority: 0,
+            rank: Rank::default(),
+            deadline: None,
+            cancel: None,
+            submitted: Instant::now(),
+            span: request_span(id, 3),
+            task: Task::Prefill(PrefillTask { all_rows: false, consumer: Box::new(Nobody) }),
+        }
+    }
 }

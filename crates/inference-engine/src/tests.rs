@@ -11,6 +11,7 @@ mod failures;
 mod hostile;
 mod lifecycle;
 mod panics;
+mod parking;
 mod preempting;
 mod refusals;
 mod reporting;

@@ -221,7 +221,7 @@ impl Chat {
 }
 
 /// Scores what would come next after each prompt. Answers when all is
-/// computed; it cannot be cancelled but by unloading the model.
+/// computed, or cancelled.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Classify {
@@ -336,7 +336,8 @@ impl Metrics {
 
 /// Asks requests to end; their streams then end as
 /// [`Cancelled`](inference_core::FinishReason::Cancelled), whoever reads them.
-/// A [`Classify`] goes on.
+/// What a [`Classify`] has no answer for yet fails as
+/// [`Cancelled`](inference_core::ErrorKind::Cancelled).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]

@@ -135,7 +135,7 @@ impl Host {
         &self,
         hold: Hold,
         kind: RequestKind,
-        cancel: Option<CancelToken>,
+        cancel: CancelToken,
     ) -> Result<OpenRequest> {
         let most = self.options.max_requests;
         let mut table = self.lock();
@@ -177,23 +177,15 @@ impl Host {
                     id.to_string(),
                 ));
             }
-            Cancel::Request(id) => {
-                if let Some(Open { cancel: None, kind, .. }) = table.requests.get(id) {
-                    let subject = format!("request {id} ({kind:?})");
-                    return Err(Error::unsupported(subject, "cancelling"));
-                }
-            }
             Cancel::Model(name) if !table.models.contains_key(name) => {
                 return Err(table.not_loaded(name));
             }
-            Cancel::Model(_) | Cancel::All => {}
+            Cancel::Request(_) | Cancel::Model(_) | Cancel::All => {}
         }
         let mut cancelled = Cancelled::default();
         for (id, open) in table.requests.iter().filter(|(id, open)| wanted(id, open)) {
-            if let Some(token) = &open.cancel {
-                token.cancel();
-                cancelled.requests.push(*id);
-            }
+            open.cancel.cancel();
+            cancelled.requests.push(*id);
         }
         Ok(cancelled)
     }

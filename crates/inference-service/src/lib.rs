@@ -142,7 +142,6 @@
 //! | [`ModelNotFound`](inference_core::ErrorKind::ModelNotFound) | no model of this name takes requests; those that do are named |
 //! | [`Exhausted`](inference_core::ErrorKind::Exhausted) | no room for a model, or the model has too many open requests; with the numbers |
 //! | [`InvalidInput`](inference_core::ErrorKind::InvalidInput) | a name that is empty, stands for another model, or is being drained; no default model; an id that was never given out |
-//! | [`Unsupported`](inference_core::ErrorKind::Unsupported) | cancelling a classification |
 //! | [`Closed`](inference_core::ErrorKind::Closed) | the service was closed, or the model under a request |
 //! | [`Engine`](inference_core::ErrorKind::Engine) | a backend panicked while it loaded or closed a model |
 //!

@@ -66,7 +66,7 @@ fn stream(
     // The request ends for its caller's token, and for its id.
     let cancel = CancelToken::any_of(options.cancel.take());
     options.cancel = Some(cancel.clone());
-    let (request, name) = open(service, hold, kind, Some(cancel))?;
+    let (request, name) = open(service, hold, kind, cancel)?;
     let stream = submit(&*model, options)?;
     Ok(Generation { id: request.id, model: name, stream: stream.with_guard(request) })
 }
@@ -75,7 +75,7 @@ fn open(
     service: &InferenceService,
     hold: Hold,
     kind: RequestKind,
-    cancel: Option<CancelToken>,
+    cancel: CancelToken,
 ) -> Result<(OpenRequest, String)> {
     let name = hold.name.clone();
     Ok((service.host().open(hold, kind, cancel)?, name))
@@ -85,9 +85,11 @@ impl TypedAction for Classify {
     type Reply = Classifications;
 
     fn perform(self, service: &InferenceService) -> Result<Classifications> {
-        let Self { model, prompts, options } = self;
+        let Self { model, prompts, mut options } = self;
         let (hold, model) = service.host().acquire(&model)?;
-        let (request, name) = open(service, hold, RequestKind::Classify, None)?;
+        let cancel = CancelToken::any_of(options.cancel.take());
+        options.cancel = Some(cancel.clone());
+        let (request, name) = open(service, hold, RequestKind::Classify, cancel)?;
         let results = model.classify(prompts, &options)?;
         Ok(Classifications { id: request.id, model: name, results })
     }
@@ -105,7 +107,7 @@ impl TypedAction for Batch {
             item.options.cancel =
                 Some(CancelToken::any_of(own.into_iter().chain([cancel.clone()])));
         }
-        let (request, name) = open(service, hold, RequestKind::Batch, Some(cancel))?;
+        let (request, name) = open(service, hold, RequestKind::Batch, cancel)?;
         let stream = model.batch_generate(items)?;
         Ok(BatchGeneration { id: request.id, model: name, stream: stream.with_guard(request) })
     }

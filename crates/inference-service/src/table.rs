@@ -79,8 +79,7 @@ pub(crate) enum Phase {
 pub(crate) struct Open {
     pub(crate) model: String,
     pub(crate) kind: RequestKind,
-    /// `None` for what cannot be cancelled.
-    pub(crate) cancel: Option<CancelToken>,
+    pub(crate) cancel: CancelToken,
 }
 
 /// A model that has to be ended, outside of the lock.
@@ -279,7 +278,7 @@ impl Table {
                 id: *id,
                 model: open.model.clone(),
                 kind: open.kind,
-                cancelled: open.cancel.as_ref().is_some_and(CancelToken::is_cancelled),
+                cancelled: open.cancel.is_cancelled(),
             })
             .collect()
     }

@@ -2,13 +2,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use super::source::{EchoSource, Request};
 use super::{EOS, refuse};
 use crate::{
-    BatchItem, BatchStream, Classification, ClassifyOptions, Error, GenerateOptions, LabelScore,
-    ModelInfo, ModelMetrics, ProbeBus, Prompt, Result, TextModel, Token, TokenId, TokenLogprob,
-    TokenSource, TokenStream,
+    BatchItem, BatchStream, CancelToken, Classification, ClassifyOptions, Error, FinishReason,
+    GenerateOptions, LabelScore, ModelInfo, ModelMetrics, ProbeBus, Prompt, Result, TextModel,
+    Token, TokenId, TokenLogprob, TokenSource, TokenStream,
 };
 
 /// Every Unicode scalar value and, unused, the surrogates between them.
@@ -150,6 +151,11 @@ impl EchoModel {
 
     fn classify_one(&self, prompt: Prompt, options: &ClassifyOptions) -> Result<Classification> {
         let ids = self.ids(prompt)?;
+        let late = options.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        if options.cancel.as_ref().is_some_and(CancelToken::is_cancelled) || late {
+            let reason = if late { FinishReason::Deadline } else { FinishReason::Cancelled };
+            return Err(Error::Cancelled { reason });
+        }
         let expected = ids.first().copied().unwrap_or(EOS);
         let token = scored(expected, Some(options.top.unwrap_or(5)))?;
         let mut labels = Vec::with_capacity(options.labels.len());

@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::io;
 
-use inference_core::{Error, ErrorKind};
+use inference_core::{Error, ErrorKind, FinishReason};
 
 #[test]
 fn messages_name_the_thing_what_was_expected_and_what_was_found() {
@@ -54,6 +54,11 @@ fn messages_name_the_thing_what_was_expected_and_what_was_found() {
             "http://hub/api: the connection was reset",
         ),
         (Error::Closed, ErrorKind::Closed, "the model is closed"),
+        (
+            Error::Cancelled { reason: FinishReason::Deadline },
+            ErrorKind::Cancelled,
+            "the request ended without an answer: deadline",
+        ),
         (Error::engine_message("NaN in layer 3"), ErrorKind::Engine, "NaN in layer 3"),
     ];
     for (error, kind, message) in cases {

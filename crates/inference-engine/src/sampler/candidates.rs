@@ -1,5 +1,6 @@
 //! The tokens that may still be drawn.
 
+use std::cell::Cell;
 use std::cmp::Ordering;
 
 use inference_core::TokenId;
@@ -34,16 +35,26 @@ pub(crate) struct Candidates {
     max: f64,
 }
 
+thread_local! {
+    /// The memory of the last candidates: megabytes for a large vocabulary.
+    static SPARE: Cell<Vec<Candidate>> = const { Cell::new(Vec::new()) };
+}
+
+impl Drop for Candidates {
+    fn drop(&mut self) {
+        SPARE.set(std::mem::take(&mut self.items));
+    }
+}
+
 impl Candidates {
     /// All tokens, with `temperature` (greater than 0) applied.
     pub(crate) fn new(logits: &[f32], temperature: f32) -> Self {
         let temperature = f64::from(temperature);
         let scale = |logit: f32| f64::from(logit) / temperature;
-        let items: Vec<Candidate> = (0..)
-            .zip(logits)
-            .filter(|(_, logit)| **logit > f32::NEG_INFINITY)
-            .map(|(id, &logit)| Candidate { logit: scale(logit), id })
-            .collect();
+        let mut items = SPARE.take();
+        items.clear();
+        let tokens = (0..).zip(logits).filter(|(_, logit)| **logit > f32::NEG_INFINITY);
+        items.extend(tokens.map(|(id, &logit)| Candidate { logit: scale(logit), id }));
         let max = items.iter().fold(f64::NEG_INFINITY, |max, c| max.max(c.logit));
         Self { items, sorted: 0, max }
     }

@@ -1,6 +1,6 @@
 //! Prefill without generation: classification, prompt logits, attention.
 
-use inference_core::{ClassifyOptions, ErrorKind, LogitRows, Prompt};
+use inference_core::{CancelToken, ClassifyOptions, ErrorKind, FinishReason, LogitRows, Prompt};
 
 use super::*;
 
@@ -136,4 +136,63 @@ fn attention_is_inspected_between_steps() {
     assert_eq!(snapshot.ids, [4, 5]);
     assert_eq!(snapshot.layers[0].queries, [4.0, 5.0]);
     assert!(inspector.inspect_attention(Prompt::Tokens(Vec::new())).is_err());
+}
+
+/// In a slot, in the queue, and outside of a full queue.
+#[test]
+fn a_classification_is_cancelled_wherever_it_is() {
+    let options = EngineOptions::new()
+        .with_max_batch(1)
+        .with_step_token_budget(4)
+        .with_max_queue(1)
+        .with_prefix_cache(false);
+    let (model, control) = model(SimSpec::default(), options);
+    let token = CancelToken::new();
+    for by_token in [true, false] {
+        control.hold();
+        let before = control.steps();
+        let options = match by_token {
+            true => ClassifyOptions::new().with_cancel(token.clone()),
+            false => ClassifyOptions::new().with_timeout(Duration::from_millis(30)),
+        };
+        let prompts = (0..5).map(|id| vec![id; 40].into()).collect();
+        let caller = Arc::clone(&model);
+        let call = std::thread::spawn(move || caller.classify(prompts, &options).unwrap());
+        assert!(control.wait_for(before + 1));
+        eventually(&model, "one waits", |metrics| metrics.queued == 1);
+        if by_token {
+            token.cancel();
+        } else {
+            std::thread::sleep(Duration::from_millis(40));
+        }
+        control.release();
+        let reason = if by_token { FinishReason::Cancelled } else { FinishReason::Deadline };
+        for result in call.join().unwrap() {
+            let error = result.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Cancelled);
+            assert!(error.to_string().contains(reason.name()), "{error}");
+        }
+        assert_eq!(control.steps(), before + 1, "within one step");
+        assert_idle(&model);
+    }
+}
+
+#[test]
+fn closing_is_no_cancelling() {
+    let (model, control) =
+        model(SimSpec::default(), EngineOptions::new().with_step_token_budget(8));
+    control.hold();
+    let caller = Arc::clone(&model);
+    let options = ClassifyOptions::new().with_cancel(CancelToken::new());
+    let call = std::thread::spawn(move || caller.classify(vec![vec![1; 40].into()], &options));
+    assert!(control.wait_for(1));
+    let closer = Arc::clone(&model);
+    let close = std::thread::spawn(move || closer.close());
+    while model.generate(vec![1].into(), greedy(1)).is_ok() {
+        std::thread::yield_now();
+    }
+    control.release();
+    close.join().unwrap();
+    let results = call.join().unwrap().unwrap();
+    assert_eq!(results[0].as_ref().unwrap_err().kind(), ErrorKind::Closed);
 }

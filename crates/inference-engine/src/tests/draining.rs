@@ -45,7 +45,7 @@ fn draining_waits_for_slow_readers() {
     let mut next = model.generate(vec![2].into(), greedy(20)).unwrap();
     submit(&control, &mut slow);
     next.start();
-    eventually(&model, "it is parked", |metrics| metrics.generated_tokens == 3);
+    eventually(&model, "both are parked", |metrics| metrics.generated_tokens == 6);
     let draining = drain(&model);
     assert!(!draining.is_finished());
     assert_eq!(read(&mut slow).len(), 20);

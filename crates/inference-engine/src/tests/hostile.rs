@@ -271,7 +271,7 @@ fn a_waker_may_panic() {
 #[test]
 fn a_waker_may_call_the_model_but_not_wait_for_it() {
     type Call = fn(&EngineModel) -> Option<ErrorKind>;
-    let calls: [(&str, Call, Option<ErrorKind>); 6] = [
+    let calls: [(&str, Call, Option<ErrorKind>); 7] = [
         ("metrics", |model| (model.metrics().running > 100).then_some(ErrorKind::Closed), None),
         (
             "generate",
@@ -291,6 +291,14 @@ fn a_waker_may_call_the_model_but_not_wait_for_it() {
             |model| {
                 let logits = model.prompt_logits(vec![1].into(), LogitRows::Last);
                 logits.err().map(|e| e.kind())
+            },
+            Some(ErrorKind::Unsupported),
+        ),
+        (
+            "snapshot",
+            |model| {
+                let state = model.as_state().unwrap();
+                state.snapshot(vec![1].into()).err().map(|e| e.kind())
             },
             Some(ErrorKind::Unsupported),
         ),

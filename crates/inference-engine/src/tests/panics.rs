@@ -99,6 +99,7 @@ fn prefill(id: u32, at: At) -> (Submission, mpsc::Receiver<Result<()>>) {
         id,
         restored: None,
         ids: vec![id.0 as u32; 3],
+        adapter: None,
         priority: 0,
         rank: Rank::default(),
         deadline: None,

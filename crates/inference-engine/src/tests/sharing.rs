@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::sim_runner::SimFault;
+use crate::submission::{PrefillTask, RowConsumer};
 
 /// What greedy decoding of the simulated model gives, without an engine.
 pub(super) fn expected(prompt: &[TokenId], tokens: usize) -> Vec<TokenId> {
@@ -135,6 +136,106 @@ fn classification_uses_what_generation_computed() {
         assert_eq!(found.unwrap().token.id, expected(&numbers(0..len), 1)[0]);
     }
     assert_eq!(model.metrics().cached_prompt_tokens, 15 + 11);
+}
+
+/// Serves a batch of prompts; returns how much of them was cached and in how
+/// many steps.
+fn together(options: EngineOptions, prompts: &[Vec<TokenId>]) -> (u64, u64) {
+    let (model, _) = model(SimSpec::default(), options);
+    let items = prompts.iter().map(|ids| BatchItem::new(ids.clone()).with_options(greedy(3)));
+    let outputs = model.batch_generate(items.collect()).unwrap().collect_all();
+    let mut cached = 0;
+    for (prompt, output) in prompts.iter().zip(outputs) {
+        let output = output.unwrap();
+        assert_eq!(ids(&output.tokens), expected(prompt, 3));
+        cached += output.completion.metrics.cached_prompt_tokens;
+    }
+    let metrics = model.metrics();
+    let tokens: usize = prompts.iter().map(Vec::len).sum();
+    assert_eq!(metrics.cached_prompt_tokens, cached as u64);
+    assert_eq!(metrics.prompt_tokens + metrics.cached_prompt_tokens, tokens as u64);
+    assert_idle(&model);
+    (metrics.cached_prompt_tokens, metrics.forward_count)
+}
+
+#[test]
+fn prompts_that_come_together_share_what_one_of_them_computes() {
+    let question = |id: TokenId| [numbers(0..200), vec![id; 30]].concat();
+    let questions: Vec<_> = (0..8).map(question).collect();
+    let options = |budget| EngineOptions::new().with_step_token_budget(budget);
+    // One step more than each for itself, with a seventh of the tokens.
+    assert_eq!(together(options(4000), &questions), (7 * 200, 4));
+    // In chunks, but for the last 8 that are common, it is far fewer steps: of
+    // 496 tokens, not 1840.
+    let (cached, steps) = together(options(64), &questions);
+    assert_eq!(cached, 7 * 192);
+    assert!(steps <= 496_u64.div_ceil(64) + 5, "{steps}");
+    let alone = options(64).with_prefix_cache(false);
+    assert_eq!(together(alone, &questions).0, 0);
+}
+
+#[test]
+fn who_has_little_in_common_waits_for_nobody() {
+    let options = EngineOptions::new().with_step_token_budget(4000);
+    let long = [numbers(0..64), vec![1; 100]].concat();
+    let other = [numbers(0..64), vec![2; 100]].concat();
+    assert_eq!(together(options.clone(), &[long.clone(), other]), (0, 3));
+    // A short one behind a long one would wait for all of its chunk.
+    assert_eq!(together(options.clone(), &[long, numbers(0..30)]), (0, 3));
+    assert_eq!(together(options, &[numbers(0..15), numbers(0..15)]), (0, 3));
+}
+
+#[test]
+fn who_followed_goes_on_when_the_other_ends() {
+    let (model, control) =
+        model(SimSpec::default(), EngineOptions::new().with_step_token_budget(32));
+    control.hold();
+    let prompt = numbers(0..200);
+    let mut first = model.generate(prompt.clone().into(), greedy(3)).unwrap();
+    first.start();
+    assert!(control.wait_for(1));
+    let mut second = model.generate(prompt.clone().into(), greedy(3)).unwrap();
+    second.start();
+    control.allow(2);
+    assert!(control.wait_for(3));
+    drop(first);
+    control.release();
+    assert_eq!(ids(&read(&mut second)), expected(&prompt, 3));
+    assert_eq!(second.finish().unwrap().metrics.cached_prompt_tokens, 3 * 32);
+    assert!(control.batches().iter().take(3).all(|batch| batch.sequences.len() == 1));
+    assert_idle(&model);
+}
+
+/// A prompt's logits for an adapter by name.
+fn with_adapter(model: &EngineModel, prompt: &[TokenId], adapter: Option<&str>) -> u64 {
+    struct Signal(std::sync::mpsc::Sender<()>);
+    impl RowConsumer for Signal {
+        fn row(&mut self, _: &[f32]) {}
+        fn end(self: Box<Self>, end: inference_core::Result<()>) {
+            end.unwrap();
+            self.0.send(()).unwrap();
+        }
+    }
+    let before = model.metrics().cached_prompt_tokens;
+    let (sender, ended) = std::sync::mpsc::channel();
+    let task = PrefillTask { all_rows: false, consumer: Box::new(Signal(sender)) };
+    let mut submission = model.prefill(prompt.to_vec(), task);
+    submission.adapter = adapter.map(Arc::from);
+    model.mailbox.submit(submission).unwrap();
+    ended.recv().unwrap();
+    model.metrics().cached_prompt_tokens - before
+}
+
+#[test]
+fn keys_and_values_of_an_adapter_are_its_own() {
+    let (model, _) = model(SimSpec::default(), EngineOptions::new());
+    let prompt = numbers(0..20);
+    for adapter in [None, Some("a"), Some("b")] {
+        assert_eq!(with_adapter(&model, &prompt, adapter), 0, "{adapter:?}");
+        assert_eq!(with_adapter(&model, &prompt, adapter), 19, "{adapter:?}");
+    }
+    assert_eq!(with_adapter(&model, &prompt, None), 19);
+    assert_idle(&model);
 }
 
 /// Blocks that are only kept do not keep a request waiting.

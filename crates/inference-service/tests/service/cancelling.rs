@@ -106,22 +106,23 @@ fn the_requests_of_one_model_or_all_are_cancelled() {
 }
 
 #[test]
-fn a_classification_says_that_it_cannot_be_cancelled() {
+fn a_classification_is_cancelled_by_its_id() {
     let (service, stage) = service(ServiceOptions::new());
     service.load("sim", "sim").unwrap();
     let control = stage.sim("sim");
     control.hold();
     thread::scope(|scope| {
-        let classes =
-            scope.spawn(|| service.classify("sim", vec![vec![1].into()], ClassifyOptions::new()));
+        let prompt = vec![1; 2000].into();
+        let classes = scope.spawn(|| service.classify("sim", vec![prompt], ClassifyOptions::new()));
         assert!(control.wait_for(1));
         let open = service.metrics().unwrap().open;
         assert_eq!((open.len(), open[0].kind), (1, RequestKind::Classify));
-        let error = service.cancel(open[0].id).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(service.perform(Cancel::All).unwrap().requests.is_empty());
+        assert_eq!(service.cancel(open[0].id).unwrap().requests, [open[0].id]);
         control.release();
-        assert_eq!(classes.join().unwrap().unwrap().id, open[0].id);
+        let classes = classes.join().unwrap().unwrap();
+        assert_eq!(classes.id, open[0].id);
+        let error = classes.results.into_iter().next().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Cancelled);
     });
     wait_until(|| service.metrics().unwrap().open.is_empty());
 }
