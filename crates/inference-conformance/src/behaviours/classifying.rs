@@ -1,10 +1,14 @@
 //! Classification is the distribution of the first token that generation would
 //! choose from.
 
-use inference_core::{CapabilityId, ClassifyOptions, ErrorKind, Prompt, TokenId};
+use std::time::{Duration, Instant};
+
+use inference_core::{
+    CancelToken, CapabilityId, ClassifyOptions, Error, ErrorKind, FinishReason, Prompt, TokenId,
+};
 
 use crate::behaviour::Behaviour;
-use crate::context::{Context, ensure_kind, worst_difference};
+use crate::context::{Context, ensure_kind, honoured, worst_difference};
 use crate::outcome::{Check, Outcome, ensure, ensure_eq, fail, not_applicable};
 
 const REQUIRES: &[CapabilityId] = &[CapabilityId::Load, CapabilityId::Classify];
@@ -51,6 +55,13 @@ pub(super) const BEHAVIOURS: &[Behaviour] = &[
         demand: "a prompt that fails does not disturb the others; an invalid option fails all",
         requires: REQUIRES,
         check: failing_item,
+    },
+    Behaviour {
+        id: "classify/cancel",
+        demand: "a token or deadline of a classification ends what has no answer yet as \
+                 `Cancelled`, with the reason",
+        requires: REQUIRES,
+        check: cancel,
     },
     Behaviour {
         id: "classify/forward-count",
@@ -209,6 +220,35 @@ fn failing_item(context: &Context) -> Check {
     }
     let result = model.classify(good, &ClassifyOptions::new().with_top(101));
     ensure_kind(result, ErrorKind::InvalidOption, "`top` of 101")?;
+    Ok(Outcome::PASS)
+}
+
+fn cancel(context: &Context) -> Check {
+    let model = context.model()?;
+    let expected = model.classify(prompts(context)?, &ClassifyOptions::new())?;
+    let forwards = model.metrics().forward_count;
+    let cancelled = CancelToken::new();
+    cancelled.cancel();
+    let options = ClassifyOptions::new;
+    for (options, expected) in [
+        (options().with_cancel(cancelled), FinishReason::Cancelled),
+        (options().with_deadline(Instant::now()), FinishReason::Deadline),
+    ] {
+        let results = honoured(model.classify(prompts(context)?, &options))?;
+        ensure_eq!(results.len(), context.prompts()?.len(), "results");
+        for result in results {
+            match result {
+                Ok(_) => return fail("an answer after the request had to end"),
+                Err(Error::Cancelled { reason }) => ensure_eq!(reason, expected, "the reason"),
+                Err(error) => return fail(format!("not `Cancelled`: {error}")),
+            }
+        }
+    }
+    ensure_eq!(model.metrics().forward_count, forwards, "forward passes afterwards");
+    let held = options().with_cancel(CancelToken::new()).with_timeout(Duration::from_secs(86_400));
+    for (result, expected) in model.classify(prompts(context)?, &held)?.into_iter().zip(expected) {
+        ensure_eq!(result?.token.id, expected?.token.id, "the likeliest token");
+    }
     Ok(Outcome::PASS)
 }
 

@@ -30,6 +30,13 @@ pub(super) const BEHAVIOURS: &[Behaviour] = &[
         check: slow_reader,
     },
     Behaviour {
+        id: "concurrency/slow-readers-in-all-slots",
+        demand: "readers that stay away from as many requests as may run at once delay nobody \
+                 either",
+        requires: REQUIRES,
+        check: slow_readers_in_all_slots,
+    },
+    Behaviour {
         id: "concurrency/sampled-company",
         demand: "a seeded sample does not depend on what else runs",
         requires: REQUIRES,
@@ -125,7 +132,15 @@ fn two_models(context: &Context) -> Check {
 }
 
 fn slow_reader(context: &Context) -> Check {
-    let model = context.model()?;
+    beside_slow_readers(context, &*context.model()?)
+}
+
+fn slow_readers_in_all_slots(context: &Context) -> Check {
+    let model = context.load_with(|load| load.with_parallel_slots(2))?;
+    beside_slow_readers(context, &*model)
+}
+
+fn beside_slow_readers(context: &Context, model: &dyn TextModel) -> Check {
     let (prompt, options, tokens) = context.long_request(MANY)?;
     let mut slow = Vec::new();
     for _ in 0..2 {
@@ -135,7 +150,7 @@ fn slow_reader(context: &Context) -> Check {
     }
     // If they held the others up, this would never end.
     for turn in 0..3 {
-        let peer = context.run(&*model, prompt.clone(), options.clone())?;
+        let peer = context.run(model, prompt.clone(), options.clone())?;
         ensure_eq!(peer.tokens.len(), tokens, "tokens of peer {turn} of a slow reader");
     }
     for stream in slow {

@@ -73,7 +73,8 @@ pub(super) const BEHAVIOURS: &[Behaviour] = &[
     },
     Behaviour {
         id: "options/kv-budget",
-        demand: "a prompt that the KV budget can never hold is refused as `Exhausted`",
+        demand: "the KV pool is no larger than `kv_budget`, and a prompt that it can never hold is \
+                 refused as `Exhausted`",
         requires: REQUIRES,
         check: kv_budget,
     },
@@ -281,10 +282,12 @@ fn parallel_slots(context: &Context) -> Check {
         streams.push(stream);
     }
     context.wait_until("the slots are taken", || model.metrics().running == SLOTS)?;
-    // Those that run wait for their reader, so nothing changes by itself.
-    let metrics = model.metrics();
-    ensure_eq!(metrics.running, SLOTS, "sequences that run");
-    ensure_eq!(metrics.queued, 4 - SLOTS, "requests that wait");
+    // All of them wait for their readers in the end, with a slot or without.
+    context.wait_until("the others wait", || {
+        let metrics = model.metrics();
+        (metrics.running, metrics.queued) == (SLOTS, 4 - SLOTS)
+    })?;
+    ensure_eq!(model.metrics().running, SLOTS, "sequences that run");
     for stream in streams {
         let output = read(stream)?;
         ensure_eq!(output.tokens.len(), tokens, "tokens");
@@ -358,6 +361,9 @@ fn kv_budget(context: &Context) -> Check {
             Err(error) => return Err(error.into()),
         }
     };
+    let pool = model.metrics().kv_bytes_total;
+    ensure!(pool > 0, "`kv_bytes_total` of a loaded model is 0");
+    ensure!(pool <= budget, "the KV pool has {pool} bytes, with a `kv_budget` of {budget}");
     let room = model.info().context_len;
     if room >= context_len {
         return not_applicable(format!("{budget} bytes hold the whole context"));

@@ -7,7 +7,7 @@ use inference_core::{CapabilityId, ProbeBus};
 
 use crate::behaviour::Behaviour;
 use crate::context::{Context, MANY, SOME, honoured, read};
-use crate::outcome::{Check, Outcome, ensure, ensure_eq, fail};
+use crate::outcome::{Check, Outcome, Stop, ensure, ensure_eq, fail, not_applicable};
 use crate::recorder::{recorded, recorder};
 
 const REQUIRES: &[CapabilityId] =
@@ -32,14 +32,33 @@ pub(super) const BEHAVIOURS: &[Behaviour] = &[
 
 /// Requests are told apart by the lengths of their prompts.
 fn priority(context: &Context) -> Check {
+    // Whether the slot is held for long enough is up to chance.
+    const TRIES: usize = 20;
+    for attempt in 1..=TRIES {
+        if let Some(admitted) = admissions(context, attempt)? {
+            ensure_eq!(admitted, [3, 5, 2, 4, 6], "prompt lengths in the order of their admission");
+            return Ok(Outcome::PASS);
+        }
+    }
+    not_applicable("long prompts are computed before others can come")
+}
+
+/// In which order five requests are admitted that come while the slot is
+/// taken; `None` if it was free too early.
+fn admissions(context: &Context, salt: usize) -> Result<Option<Vec<usize>>, Stop> {
     let (sink, records) = recorder(ProbeKind::Scheduler.into());
     let bus = Arc::new(ProbeBus::with_queue(vec![sink], 1 << 14));
-    let model =
-        context.load_with(|load| load.with_parallel_slots(1).with_probe_bus(Arc::clone(&bus)))?;
-    let (prompt, options, _) = context.long_request(MANY)?;
-    // Holds the slot: nobody reads it.
-    let mut first = model.generate(prompt.into(), options)?;
-    ensure!(matches!(first.next(), Some(Ok(_))), "no first token");
+    let model = context.load_with(|load| {
+        let load = load.with_parallel_slots(1).with_step_token_budget(2);
+        load.with_probe_bus(Arc::clone(&bus))
+    })?;
+    // The slot is held by a long prompt, of a priority that nobody displaces.
+    let length = model.info().context_len.saturating_sub(2).min(2000);
+    let long = context.long_prompt(length, salt)?;
+    let options = context.greedy(1)?.with_priority(1000);
+    let mut first = honoured(model.generate(long.into(), options))?;
+    first.start();
+    context.wait_until("the slot is taken", || model.metrics().forward_count > 0)?;
     let mut waiting = Vec::new();
     for (length, priority) in [(2, 0), (3, 7), (4, 0), (5, 7), (6, -7)] {
         let prompt = context.long_prompt(length, 0)?;
@@ -48,7 +67,12 @@ fn priority(context: &Context) -> Check {
         stream.start();
         waiting.push(stream);
     }
-    context.wait_until("five requests wait", || model.metrics().queued == 5)?;
+    let mut in_time = false;
+    context.wait_until("five requests wait", || {
+        let metrics = model.metrics();
+        in_time = metrics.queued == 5 && metrics.finished == 0;
+        in_time || metrics.finished > 0
+    })?;
     drop(first);
     for stream in waiting {
         read(stream)?;
@@ -62,8 +86,7 @@ fn priority(context: &Context) -> Check {
         .collect();
     ensure!(!admitted.is_empty(), "no admissions");
     admitted.remove(0);
-    ensure_eq!(admitted, [3, 5, 2, 4, 6], "prompt lengths in the order of their admission");
-    Ok(Outcome::PASS)
+    Ok(in_time.then_some(admitted))
 }
 
 fn step_budget(context: &Context) -> Check {

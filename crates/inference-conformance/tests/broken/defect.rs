@@ -104,6 +104,8 @@ defects! {
     LabelsUnnormalized => "classify/labels",
     /// A prompt that is refused fails all.
     ClassifyFailsWhole => "classify/failing-item",
+    /// Nothing ends a classification.
+    ClassifyUncancelled => "classify/cancel",
     /// Prompts are classified one after the other.
     ClassifyOneByOne => "classify/forward-count",
     /// Load options that mean nothing to it are ignored.
@@ -174,6 +176,8 @@ defects! {
     LaggardsKept => "options/lag-timeout",
     /// What cannot fit is let wait.
     LimitForgotten => "options/kv-budget",
+    /// The KV pool has a block more than fits its budget.
+    BudgetExceeded => "options/kv-budget",
     /// The template lacks a space.
     TemplateLosesSpace => "chat/template-golden",
     /// `chat` does not open the assistant's turn.
@@ -270,6 +274,8 @@ defects! {
     WeightsShared => "concurrency/two-models",
     /// Nobody runs while somebody's buffer is full.
     SlowestSetsThePace => "concurrency/slow-reader",
+    /// Who waits for a reader keeps its slot.
+    ParkedKeepSlots => "concurrency/slow-readers-in-all-slots",
     /// What else runs is part of the seed.
     CompanyCounts => "concurrency/sampled-company",
     /// `priority` is not looked at.

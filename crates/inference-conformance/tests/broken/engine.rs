@@ -209,12 +209,35 @@ impl Shared {
         if !self.flaw().is(Defect::PriorityIgnored) {
             state.waiting.sort_by_key(rank);
         }
-        while state.running.len() < self.settings.slots && !state.waiting.is_empty() {
+        let State { waiting, outputs, .. } = &*state;
+        let full = |s: &Sequence| {
+            let output = outputs.get(&s.id);
+            output.is_some_and(|o| o.events.len() >= self.settings.capacity())
+        };
+        // Who waits for its reader needs no slot, and leaves it to others.
+        let mut able: Vec<u64> = waiting.iter().filter(|s| !full(s)).map(|s| s.id).collect();
+        let mut parked: Vec<u64> = state.running.iter().filter(|s| full(s)).map(|s| s.id).collect();
+        able.reverse();
+        while let Some(next) = able.pop() {
+            if state.running.len() >= self.settings.slots {
+                let parked = parked.pop().filter(|_| !self.flaw().is(Defect::ParkedKeepSlots));
+                let Some(slot) = state.running.iter().position(|s| Some(s.id) == parked) else {
+                    break;
+                };
+                let parked = state.running.remove(slot);
+                state.waiting.push(parked);
+            }
+            let Some(place) = state.waiting.iter().position(|s| s.id == next) else { break };
             let used: usize = state.running.iter().map(Sequence::blocks).sum();
-            if used + state.waiting[0].blocks() > self.settings.blocks {
+            if used + state.waiting[place].blocks() > self.settings.blocks {
                 break;
             }
-            let mut sequence = state.waiting.remove(0);
+            let mut sequence = state.waiting.remove(place);
+            if sequence.started.is_some() {
+                state.running.push(sequence);
+                state.count();
+                continue;
+            }
             if self.settings.prefix_cache && sequence.kv.is_empty() {
                 // The last token is computed in any case: its logits are wanted.
                 let most = (sequence.ids.len() - 1) / BLOCK_SIZE * BLOCK_SIZE;
@@ -442,7 +465,8 @@ impl Shared {
             let rows = std::mem::take(rows);
             let answer = match end {
                 Ok(FinishReason::Length) => Ok((rows, sequence.kv.clone())),
-                Ok(_) => Err(Error::Closed),
+                Ok(_) if state.closed => Err(Error::Closed),
+                Ok(reason) => Err(Error::Cancelled { reason }),
                 Err(error) => Err(error),
             };
             // Whoever asked may be gone.

@@ -156,12 +156,12 @@ impl Model {
         &self,
         prompts: Vec<Vec<TokenId>>,
         all: bool,
+        options: &GenerateOptions,
     ) -> Vec<Result<(Vec<f32>, Vec<Kv>)>> {
         let sequence = |ids: Vec<TokenId>| {
             let (reply, answer) = mpsc::channel();
             let task = Task::Score { all, rows: Vec::new(), reply };
-            let options = GenerateOptions::new();
-            let mut sequence = Sequence::new(ids, options, task, &self.shared.settings);
+            let mut sequence = Sequence::new(ids, options.clone(), task, &self.shared.settings);
             sequence.waits_outside = true;
             (sequence, answer)
         };
@@ -222,7 +222,12 @@ impl TextModel for Model {
             return Err(error.clone());
         }
         let valid = ids.iter().filter_map(|ids| ids.as_ref().ok().cloned()).collect();
-        let mut scores = self.scores(valid, false).into_iter();
+        let mut ends = GenerateOptions::new();
+        if !self.flaw().is(Defect::ClassifyUncancelled) {
+            ends.cancel.clone_from(&options.cancel);
+            ends.deadline = options.deadline;
+        }
+        let mut scores = self.scores(valid, false, &ends).into_iter();
         let one = |ids: Result<Vec<TokenId>>| {
             let prompt_tokens = ids?.len();
             let (row, _) = scores.next().unwrap_or(Err(Error::Closed))?;
@@ -339,7 +344,7 @@ impl Scorer for Model {
     fn prompt_logits(&self, prompt: Prompt, rows: LogitRows) -> Result<PromptLogits> {
         self.open()?;
         let ids = self.ids(prompt, 0)?;
-        let mut scores = self.scores(vec![ids], rows == LogitRows::All);
+        let mut scores = self.scores(vec![ids], rows == LogitRows::All, &GenerateOptions::new());
         let (rows, _) = scores.pop().unwrap_or(Err(Error::Closed))?;
         Ok(PromptLogits::new(VOCAB_SIZE, rows))
     }

@@ -56,7 +56,7 @@ fn checksum(words: &[u64]) -> u64 {
 impl SequenceState for Model {
     fn snapshot(&self, prompt: Prompt) -> Result<Arc<dyn StateSnapshot>> {
         let ids = self.sequence(prompt, GenerateOptions::new())?.ids;
-        let mut scores = self.scores(vec![ids.clone()], false);
+        let mut scores = self.scores(vec![ids.clone()], false, &GenerateOptions::new());
         let (_, kv) = scores.pop().unwrap_or(Err(Error::Closed))?;
         if self.flaw().is(Defect::SnapshotsPinBlocks) {
             self.shared.leak();

@@ -97,7 +97,8 @@ impl Backend for Specimen {
         let mut blocks = context_len.div_ceil(BLOCK_SIZE) * slots;
         if let Some(budget) = options.kv_budget {
             let block_bytes = BLOCK_SIZE as u64 * KV_BYTES;
-            blocks = blocks.min((budget / block_bytes) as usize);
+            let over = usize::from(self.flaw.is(Defect::BudgetExceeded));
+            blocks = blocks.min((budget / block_bytes) as usize + over);
             if blocks == 0 {
                 return Err(Error::exhausted("kv_budget (bytes)", block_bytes, budget));
             }
