@@ -5,11 +5,13 @@ use std::sync::OnceLock;
 
 use crate::kernels::packed::{CHUNK, Chunk, ChunkKind};
 use crate::kernels::{Chunk32, Chunk256, Kernels};
+use crate::packed_rows::PackedRows;
 use crate::workers::Workers;
 
 /// Rows of activations that several maps may share.
 ///
-/// What packed weights multiply with is computed when it is first asked for.
+/// What maps rearrange or quantize them to is computed when it is first asked
+/// for.
 #[derive(Debug)]
 pub(crate) struct Activations<'a> {
     /// `[rows, width]`.
@@ -17,12 +19,14 @@ pub(crate) struct Activations<'a> {
     width: usize,
     of32: OnceLock<Chunks<Chunk32>>,
     of256: OnceLock<Chunks<Chunk256>>,
+    packed: OnceLock<PackedRows>,
 }
 
 impl<'a> Activations<'a> {
     /// Whole rows of `width` values.
     pub(crate) fn new(values: &'a [f32], width: usize) -> Self {
-        Self { values, width, of32: OnceLock::new(), of256: OnceLock::new() }
+        let (of32, of256, packed) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Self { values, width, of32, of256, packed }
     }
 
     /// `[rows, width]`.
@@ -32,6 +36,12 @@ impl<'a> Activations<'a> {
 
     pub(crate) fn rows(&self) -> usize {
         self.values.len().checked_div(self.width).unwrap_or(0)
+    }
+
+    /// In tiles for dense products. All callers use the same table of kernels;
+    /// there is at least one row, and a width.
+    pub(crate) fn packed(&self, kernels: &Kernels, workers: &Workers) -> &PackedRows {
+        self.packed.get_or_init(|| PackedRows::new(kernels, workers, self.values, self.width))
     }
 
     /// The first chunk of the quantized rows, as [`PackedArgs::x`] wants them.

@@ -1,34 +1,23 @@
 //! Affine maps over quantized weights.
 //!
-//! Fast: activations are quantized too, to 8 bits, and multiplied with blocks
-//! of weights as integers. Exact: a few rows of weights at a time are decoded
-//! to f32 and computed with as dense ones. Neither ever holds more decoded
-//! weights than fit a cache.
+//! Activations are quantized too, to 8 bits, and multiplied with blocks of
+//! weights as integers, where they lie.
 
 use std::fmt;
-use std::sync::OnceLock;
 
 use inference_candle::{Weight, WeightType};
-use inference_core::{Precision, Result};
+use inference_core::Result;
 
 use crate::activations::Activations;
-use crate::dense_product::PANEL_MIN_ROWS;
-use crate::kernels::{
-    BlockArgs, BlockKernel, GROUP, Kernels, LANES, LinearArgs, PANEL_FEATURES, QuantizedRow,
-    padded, with_panel_scratch,
-};
-use crate::linear::{Product, SharedOut, bias_of, matrix, pad_rows};
+use crate::kernels::{BlockArgs, BlockKernel, GROUP, Kernels, QuantizedRow, padded};
+use crate::linear::{Product, SharedOut, bias_of, invalid, matrix};
 use crate::view::shapes;
 use crate::workers::Workers;
 
 /// Weights per task of the fast path: some microseconds for one row.
 const TASK_WEIGHTS: usize = 1 << 16;
 
-/// Most decoded weights that a task of the exact path holds: half of a usual
-/// second-level cache.
-const DECODED: usize = 1 << 16;
-
-/// `x · Wᵀ + b` from blocks or a codec's rows.
+/// `x · Wᵀ + b` from blocks.
 pub(crate) struct BlockProduct {
     kernels: &'static Kernels,
     workers: Workers,
@@ -36,28 +25,23 @@ pub(crate) struct BlockProduct {
     in_features: usize,
     out_features: usize,
     bias: Option<Vec<f32>>,
-    /// For the fast path; otherwise weights are decoded.
-    kernel: Option<BlockKernel>,
+    kernel: BlockKernel,
 }
 
 impl BlockProduct {
     pub(crate) fn new(
         kernels: &'static Kernels,
         workers: Workers,
-        precision: Precision,
         weight: &Weight,
         bias: Option<&Weight>,
     ) -> Result<Self> {
         let (out_features, in_features) = matrix(weight)?;
         let bias = bias_of(bias, out_features)?;
         let kernel = match weight.kind() {
-            WeightType::Blocks(kind) if precision == Precision::Fast => (kernels.blocks)(kind),
+            WeightType::Blocks(kind) => (kernels.blocks)(kind),
             _ => None,
         };
-        if kernel.is_none() {
-            // Refuses types that cannot be decoded, by name.
-            weight.decode_rows(0, &mut [])?;
-        }
+        let kernel = kernel.ok_or_else(|| invalid(weight, "blocks of integers"))?;
         let weight = weight.clone();
         Ok(Self { kernels, workers, weight, in_features, out_features, bias, kernel })
     }
@@ -68,7 +52,7 @@ impl BlockProduct {
     }
 
     /// `x` is `[rows, in]`, `out` `[rows, out]`.
-    fn fast(&self, x: &[f32], rows: usize, kernel: BlockKernel, out: &mut [f32]) -> Result<()> {
+    fn compute(&self, x: &[f32], rows: usize, out: &mut [f32]) -> Result<()> {
         let (k, n) = (self.in_features, self.out_features);
         let bytes = self.weight.bytes().unwrap_or_default();
         let row_bytes = bytes.len() / n.max(1);
@@ -109,59 +93,9 @@ impl BlockProduct {
             // of `padded(k)` values, the weight is `n` rows of whole blocks of
             // `k` values (`Weight::stored`), the output `rows * n`, and tasks
             // write disjoint features.
-            unsafe { kernel(&args) };
+            unsafe { (self.kernel)(&args) };
         });
         Ok(())
-    }
-
-    /// As [`fast`](Self::fast), decoding weights.
-    fn exact(&self, x: &[f32], rows: usize, out: &mut [f32]) -> Result<()> {
-        let (k, n) = (self.in_features, self.out_features);
-        if x.len() != rows * k || k == 0 || out.len() != rows * n {
-            return Err(shapes("linear", &[&[x.len()], &[n, k], &[out.len()]]));
-        }
-        let panels = rows >= PANEL_MIN_ROWS;
-        let padded;
-        let (x, x_stride) = if panels && !k.is_multiple_of(LANES) {
-            let stride = k.next_multiple_of(LANES);
-            padded = pad_rows(x, k, stride);
-            (padded.as_slice(), stride)
-        } else {
-            (x, k)
-        };
-        let target = SharedOut(out.as_mut_ptr());
-        let failed = OnceLock::new();
-        let per_task = (DECODED / k).clamp(1, PANEL_FEATURES);
-        self.workers.for_each(n.div_ceil(per_task), rows * n * k, |task| {
-            let first = task * per_task;
-            let features = per_task.min(n - first);
-            let mut decoded = vec![0.0f32; features * k];
-            if let Err(error) = self.weight.decode_rows(first, &mut decoded) {
-                // Of several errors, any will do.
-                let _ = failed.set(error);
-                return;
-            }
-            let args = LinearArgs {
-                x: x.as_ptr(),
-                x_stride,
-                rows,
-                w: decoded.as_ptr(),
-                k,
-                features,
-                bias: self.bias_at(first),
-                out: target.at(first),
-                out_stride: n,
-            };
-            if panels {
-                // SAFETY: as in `DenseProduct::compute`, with `features` rows of
-                // weights, at most `PANEL_FEATURES`.
-                with_panel_scratch(|scratch| unsafe { (self.kernels.f32.panel)(&args, scratch) });
-            } else {
-                // SAFETY: as above.
-                unsafe { (self.kernels.f32.direct)(&args) };
-            }
-        });
-        failed.into_inner().map_or(Ok(()), Err)
     }
 }
 
@@ -182,16 +116,12 @@ impl Product for BlockProduct {
     }
 
     fn forward_into(&self, x: &Activations<'_>, out: &mut [f32]) -> Result<()> {
-        match self.kernel {
-            Some(kernel) => self.fast(x.values(), x.rows(), kernel, out),
-            None => self.exact(x.values(), x.rows(), out),
-        }
+        self.compute(x.values(), x.rows(), out)
     }
 }
 
 impl fmt::Debug for BlockProduct {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = if self.kernel.is_some() { "fast" } else { "exact" };
-        write!(f, "BlockProduct({:?}, {}, {path})", self.weight, self.kernels.tier)
+        write!(f, "BlockProduct({:?}, {}, fast)", self.weight, self.kernels.tier)
     }
 }

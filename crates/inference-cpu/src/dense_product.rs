@@ -1,6 +1,7 @@
 //! Affine maps over f32, f16 and bf16 weights.
 
 use std::fmt;
+use std::ops::Range;
 
 use candle_core::{DType, Device};
 use half::{bf16, f16};
@@ -8,27 +9,35 @@ use inference_candle::{Weight, WeightType};
 use inference_core::{Error, Result};
 
 use crate::activations::Activations;
-use crate::kernels::{Element, Kernels, LANES, LinearArgs, PANEL_FEATURES, with_panel_scratch};
-use crate::linear::{Product, SharedOut, bias_of, invalid, matrix, pad_rows};
+use crate::dense_tiles::{PanelTiles, interleave, multiply};
+use crate::kernels::{Element, FEW_ROWS, FewArgs, Kernels, PANEL};
+use crate::linear::{Product, SharedOut, bias_of, invalid, matrix};
+use crate::panel_memory::PanelMemory;
 use crate::view::{AnyFloats, Contiguous, shapes};
 use crate::workers::Workers;
 
-/// Rows from which on weights are widened panel by panel instead of in
-/// registers. Either way computes the same bits.
-pub(crate) const PANEL_MIN_ROWS: usize = 8;
+/// Bytes of weights that a task of few rows reads, where there are as many:
+/// some microseconds.
+const TASK_BYTES: usize = 1 << 17;
 
-/// Features per task where the weights are read directly: a multiple of every
-/// tile's size.
-const DIRECT_FEATURES: usize = 24;
-
-/// `x · Wᵀ + b` straight from the weight's stored bytes.
+/// `x · Wᵀ + b` from weights of their stored type, in panels.
 pub(crate) struct DenseProduct {
     kernels: &'static Kernels,
     workers: Workers,
-    weight: Weight,
+    weight: DenseWeight,
+    name: String,
     in_features: usize,
     out_features: usize,
     bias: Option<Vec<f32>>,
+}
+
+/// `[panels, k, PANEL]`; or a tensor that somebody else owns and may change,
+/// which is read anew every time.
+enum DenseWeight {
+    F32(PanelMemory),
+    F16(PanelMemory),
+    Bf16(PanelMemory),
+    Live(Weight),
 }
 
 impl DenseProduct {
@@ -39,71 +48,78 @@ impl DenseProduct {
         bias: Option<&Weight>,
     ) -> Result<Self> {
         let (out_features, in_features) = matrix(weight)?;
-        let kinds = [DType::F32, DType::F16, DType::BF16].map(WeightType::Dense);
-        if !kinds.contains(&weight.kind()) {
-            return Err(invalid(weight, "f32, f16 or bf16"));
-        }
         let bias = bias_of(bias, out_features)?;
-        let weight = weight.clone();
-        Ok(Self { kernels, workers, weight, in_features, out_features, bias })
+        let expected = "f32, f16 or bf16";
+        let packed = match (weight.bytes(), weight.kind()) {
+            (Some(bytes), WeightType::Dense(DType::F32)) => {
+                DenseWeight::F32(packed::<f32>(&workers, weight, bytes)?)
+            }
+            (Some(bytes), WeightType::Dense(DType::F16)) => {
+                DenseWeight::F16(packed::<f16>(&workers, weight, bytes)?)
+            }
+            (Some(bytes), WeightType::Dense(DType::BF16)) => {
+                DenseWeight::Bf16(packed::<bf16>(&workers, weight, bytes)?)
+            }
+            (None, WeightType::Dense(DType::F32 | DType::F16 | DType::BF16)) => {
+                DenseWeight::Live(weight.clone())
+            }
+            _ => return Err(invalid(weight, expected)),
+        };
+        let name = format!("{weight:?}");
+        Ok(Self { kernels, workers, weight: packed, name, in_features, out_features, bias })
     }
 
-    /// `x` is `[rows, in]`, `out` `[rows, out]`.
-    fn compute<T: Element>(&self, x: &[f32], weight: &[T], out: &mut [f32]) -> Result<()> {
-        let (k, n) = (self.in_features, self.out_features);
-        let rows = x.len().checked_div(k).unwrap_or(0);
-        if x.len() != rows * k || weight.len() != n * k || out.len() != rows * n {
-            return Err(shapes("linear", &[&[x.len()], &[n, k], &[out.len()]]));
+    fn packed<T: Element>(&self, x: &Activations<'_>, w: &[T], out: &mut [f32]) -> Result<()> {
+        if x.rows() > FEW_ROWS {
+            let panels = Panels { kernels: self.kernels, w, k: self.in_features };
+            return self.many(x, &panels, out);
         }
-        let kernels = T::kernels(self.kernels);
-        let work = rows * n * k;
-        let target = SharedOut(out.as_mut_ptr());
-        // The block of all rows and the features from `first` on.
-        let block = |x: &[f32], x_stride: usize, first: usize, features: usize| LinearArgs {
-            x: x.as_ptr(),
-            x_stride,
-            rows,
-            w: weight.as_ptr().wrapping_add(first * k),
-            k,
-            features,
-            bias: self.bias.as_ref().map_or(std::ptr::null(), |b| b.as_ptr().wrapping_add(first)),
-            out: target.at(first),
-            out_stride: n,
-        };
-        if rows < PANEL_MIN_ROWS {
-            self.workers.for_each(n.div_ceil(DIRECT_FEATURES), work, |task| {
-                let first = task * DIRECT_FEATURES;
-                let args = block(x, k, first, DIRECT_FEATURES.min(n - first));
-                // SAFETY: the table is for this CPU (checked where it was
-                // chosen); x has `rows * k` elements, the weight `n * k`, the
-                // output `rows * n`, and tasks write disjoint features.
-                unsafe { (kernels.direct)(&args) };
-            });
-        } else {
-            let padded;
-            let (x, stride) = if k.is_multiple_of(LANES) {
-                (x, k)
-            } else {
-                let stride = k.next_multiple_of(LANES);
-                padded = pad_rows(x, k, stride);
-                (padded.as_slice(), stride)
-            };
-            self.workers.for_each(n.div_ceil(PANEL_FEATURES), work, |task| {
-                let first = task * PANEL_FEATURES;
-                let args = block(x, stride, first, PANEL_FEATURES.min(n - first));
-                // SAFETY: as above; rows are padded with zeros to a multiple
-                // of `LANES`, and the scratch is as long as it must be.
-                with_panel_scratch(|scratch| unsafe { (kernels.panel)(&args, scratch) });
-            });
-        }
+        self.few(x.values(), w, out);
         Ok(())
     }
 
-    fn compute_bytes<T: Element>(&self, x: &[f32], bytes: &[u8], out: &mut [f32]) -> Result<()> {
-        let weight = bytemuck::try_cast_slice(bytes).map_err(|error| {
-            Error::engine_message(format!("tensor `{}`: {error}", self.weight.name()))
-        })?;
-        self.compute::<T>(x, weight, out)
+    /// The shapes are checked.
+    fn many(&self, x: &Activations<'_>, w: &dyn PanelTiles, out: &mut [f32]) -> Result<()> {
+        let (kernels, workers) = (self.kernels, &self.workers);
+        let x = x.packed(kernels, workers);
+        multiply(kernels, workers, x, w, self.bias.as_deref(), self.out_features, out)
+    }
+
+    /// At least one row and at most [`FEW_ROWS`].
+    fn few<T: Element>(&self, x: &[f32], w: &[T], out: &mut [f32]) {
+        let (k, n) = (self.in_features, self.out_features);
+        let (rows, panels) = (x.len() / k, n.div_ceil(PANEL));
+        assert!(
+            (1..=FEW_ROWS).contains(&rows)
+                && x.len() == rows * k
+                && out.len() == rows * n
+                && w.len() == panels * k * PANEL,
+            "the caller checks shapes"
+        );
+        // Groups of four panels where each thread gets several of them.
+        let most = (TASK_BYTES / (k * PANEL * size_of::<T>())).clamp(4, 64).next_multiple_of(4);
+        let group = (panels / (self.workers.threads() * 8)).clamp(2, most);
+        let group = if group < 4 { 2 } else { group / 4 * 4 };
+        let target = SharedOut(out.as_mut_ptr());
+        self.workers.for_each(panels.div_ceil(group), rows * n * k, |task| {
+            let first = task * group;
+            let feature = first * PANEL;
+            let args = FewArgs {
+                x: x.as_ptr(),
+                x_stride: k,
+                rows,
+                w: w[first * k * PANEL..].as_ptr(),
+                k,
+                features: (group * PANEL).min(n - feature),
+                bias: self.bias.as_ref().map_or(std::ptr::null(), |b| b[feature..].as_ptr()),
+                out: target.at(feature),
+                out_stride: n,
+            };
+            // SAFETY: the table is for this CPU (checked where it was chosen);
+            // the extents are those asserted, the bias has `n` elements
+            // (`bias_of`), and tasks write disjoint features.
+            unsafe { (T::kernels(self.kernels).few)(&args) };
+        });
     }
 }
 
@@ -117,21 +133,24 @@ impl Product for DenseProduct {
     }
 
     fn forward_into(&self, x: &Activations<'_>, out: &mut [f32]) -> Result<()> {
-        let x = x.values();
-        match self.weight.bytes() {
-            Some(bytes) => match self.weight.kind() {
-                WeightType::Dense(DType::F32) => self.compute_bytes::<f32>(x, bytes, out),
-                WeightType::Dense(DType::F16) => self.compute_bytes::<f16>(x, bytes, out),
-                _ => self.compute_bytes::<bf16>(x, bytes, out),
-            },
-            // A tensor that somebody else owns and may change: read every time.
-            None => {
-                let weight = Contiguous::new(&self.weight.to_tensor(&Device::Cpu)?, "weight")?;
+        let (k, n) = (self.in_features, self.out_features);
+        if x.values().len() != x.rows() * k || out.len() != x.rows() * n {
+            return Err(shapes("linear", &[&[x.values().len()], &[n, k], &[out.len()]]));
+        }
+        if out.is_empty() {
+            return Ok(());
+        }
+        match &self.weight {
+            DenseWeight::F32(w) => self.packed(x, w.elements::<f32>(), out),
+            DenseWeight::F16(w) => self.packed(x, w.elements::<f16>(), out),
+            DenseWeight::Bf16(w) => self.packed(x, w.elements::<bf16>(), out),
+            DenseWeight::Live(weight) => {
+                let weight = Contiguous::new(&weight.to_tensor(&Device::Cpu)?, "weight")?;
                 let weight = weight.elements()?;
                 match weight.any()? {
-                    AnyFloats::F32(weight) => self.compute(x, weight, out),
-                    AnyFloats::F16(weight) => self.compute(x, weight, out),
-                    AnyFloats::Bf16(weight) => self.compute(x, weight, out),
+                    AnyFloats::F32(w) => self.many(x, &Rows { w, k, n }, out),
+                    AnyFloats::F16(w) => self.many(x, &Rows { w, k, n }, out),
+                    AnyFloats::Bf16(w) => self.many(x, &Rows { w, k, n }, out),
                 }
             }
         }
@@ -140,6 +159,88 @@ impl Product for DenseProduct {
 
 impl fmt::Debug for DenseProduct {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DenseProduct({:?}, {})", self.weight, self.kernels.tier)
+        write!(f, "DenseProduct({}, {})", self.name, self.kernels.tier)
     }
+}
+
+/// Packed panels.
+struct Panels<'a, T> {
+    kernels: &'static Kernels,
+    w: &'a [T],
+    k: usize,
+}
+
+impl<T: Element> PanelTiles for Panels<'_, T> {
+    fn tiles<'a>(
+        &'a self,
+        panels: Range<usize>,
+        k: Range<usize>,
+        _: &'a [f32],
+        scratch: &'a mut [f32],
+    ) -> (&'a [f32], usize) {
+        let stride = self.k * PANEL;
+        let part = |panel: usize| {
+            &self.w[panel * stride + k.start * PANEL..panel * stride + k.end * PANEL]
+        };
+        if size_of::<T>() == size_of::<f32>()
+            && let Ok(w) = bytemuck::try_cast_slice(self.w)
+        {
+            // They are f32 already.
+            return (&w[panels.start * stride + k.start * PANEL..], stride);
+        }
+        let len = k.len() * PANEL;
+        for (panel, to) in panels.zip(scratch.chunks_exact_mut(len)) {
+            let from = part(panel);
+            // SAFETY: the table is for this CPU, checked where it was chosen;
+            // both have `len` elements.
+            unsafe { (T::kernels(self.kernels).widen)(from.as_ptr(), len, to.as_mut_ptr()) };
+        }
+        (scratch, len)
+    }
+}
+
+/// Rows `[n, k]`, interleaved where they are needed.
+struct Rows<'a, T> {
+    w: &'a [T],
+    k: usize,
+    n: usize,
+}
+
+impl<T: Element> PanelTiles for Rows<'_, T> {
+    fn tiles<'a>(
+        &'a self,
+        panels: Range<usize>,
+        k: Range<usize>,
+        _: &'a [f32],
+        scratch: &'a mut [f32],
+    ) -> (&'a [f32], usize) {
+        let len = k.len() * PANEL;
+        for (panel, to) in panels.zip(scratch.chunks_exact_mut(len)) {
+            interleave(self.w, self.k, self.n, panel, k.clone(), T::widen, to);
+        }
+        (scratch, len)
+    }
+}
+
+/// The panels of a stored weight, packed by all workers.
+fn packed<T: Element + Default>(
+    workers: &Workers,
+    weight: &Weight,
+    bytes: &[u8],
+) -> Result<PanelMemory> {
+    let (n, k) = matrix(weight)?;
+    let rows: &[T] = bytemuck::try_cast_slice(bytes)
+        .map_err(|error| Error::engine_message(format!("tensor `{}`: {error}", weight.name())))?;
+    if rows.len() != n * k {
+        return Err(invalid(weight, format!("{n} * {k} elements")));
+    }
+    let panels = n.div_ceil(PANEL);
+    let mut memory = PanelMemory::zeroed::<T>(panels * k * PANEL)?;
+    let all = memory.elements_mut::<T>();
+    let mut parts: Vec<_> = all.chunks_mut((k * PANEL).max(1)).enumerate().collect();
+    workers.for_each_mut(&mut parts, n * k, |(panel, to)| {
+        interleave(rows, k, n, *panel, 0..k, |value| value, to);
+    });
+    weight.release_pages();
+    Ok(memory)
 }

@@ -22,6 +22,7 @@
 mod activations;
 mod attention;
 mod blocks;
+mod dense;
 mod elementwise;
 pub(crate) mod format;
 mod linear;
@@ -47,9 +48,9 @@ use inference_gguf::BlockType;
 pub(crate) use activations::{QuantizedRow, padded};
 pub(crate) use attention::{AttentionArgs, AttentionRow, KeyRun};
 pub(crate) use blocks::BlockArgs;
-pub(crate) use linear::{LinearArgs, PANEL_FEATURES, with_panel_scratch};
+pub(crate) use dense::{FEW_ROWS, FewArgs, PANEL, Split, TileArgs};
 pub(crate) use packed::{Chunk32, Chunk256, PackedArgs, PackedKernels};
-pub(crate) use part::{Element, GROUP, LANES};
+pub(crate) use part::{Element, GROUP};
 pub(crate) use stored::{Q8Block, Stored};
 
 /// The instruction sets that kernels exist for.
@@ -131,6 +132,14 @@ pub(crate) struct Kernels {
     pub(crate) f32: ElementKernels<f32>,
     pub(crate) f16: ElementKernels<f16>,
     pub(crate) bf16: ElementKernels<bf16>,
+    /// Rows of a register tile of [`tiles`](Self::tiles).
+    pub(crate) tile_rows: usize,
+    /// Panels of such a tile.
+    pub(crate) tile_panels: usize,
+    /// Continues the chains of many rows over widened panels.
+    pub(crate) tiles: unsafe fn(&TileArgs),
+    /// Ends chains: `(chains, rows, features, bias, out, out_stride)`.
+    pub(crate) finish: unsafe fn(*const f32, usize, usize, *const f32, *mut f32, usize),
     /// Attention to keys and values of 8 bits.
     pub(crate) q8_attention: unsafe fn(&AttentionArgs<'_, Q8Block>),
     /// `x / sqrt(mean(x^2) + eps) * weight` of one row: `(x, weight, out, eps)`.
@@ -155,11 +164,10 @@ pub(crate) type BlockKernel = unsafe fn(&BlockArgs);
 /// The kernels of one instruction set for one type of stored element.
 #[derive(Debug)]
 pub(crate) struct ElementKernels<T: 'static> {
-    /// Computes a block of an affine map straight from the weights: for few rows.
-    pub(crate) direct: unsafe fn(&LinearArgs<T>),
-    /// The same by way of widened panels in `scratch`
-    /// (that of [`with_panel_scratch`]): for many rows.
-    pub(crate) panel: unsafe fn(&LinearArgs<T>, scratch: &mut [f32]),
+    /// A few rows straight from panels.
+    pub(crate) few: unsafe fn(&FewArgs<T>),
+    /// Widens a part of a panel: `(from, len, to)`.
+    pub(crate) widen: unsafe fn(*const T, usize, *mut f32),
     /// Attention of rows that share a key/value head.
     pub(crate) attention: unsafe fn(&AttentionArgs<'_, T>),
 }
@@ -172,18 +180,36 @@ macro_rules! kernel_table {
     (
         $tier:expr, $part:ty, parts: $parts:literal, rows: $rows:literal,
         weights: $weights:literal, single: $single:literal,
+        tile: $tile_rows:literal x $tile_panels:literal,
         lanes: $lanes:ty, packed_rows: $packed_rows:literal $(, $features:literal)?
     ) => {
         use inference_candle::Activation;
         use $crate::kernels::{
-            AttentionArgs, BlockArgs, BlockKernel, Chunk32, Chunk256, ElementKernels, Kernels,
-            LinearArgs, PackedArgs, PackedKernels, Q8Block, QuantizedRow, activations, attention,
-            blocks, elementwise, format, linear, packed,
+            AttentionArgs, BlockArgs, BlockKernel, Chunk32, Chunk256, ElementKernels, FewArgs,
+            Kernels, PackedArgs, PackedKernels, Q8Block, QuantizedRow, TileArgs, activations,
+            attention, blocks, dense, elementwise, format, packed,
         };
 
         $crate::kernels::kernel_table!(@element f32, f32_kernels, $part, $parts, $rows, $weights, $single $(, $features)?);
         $crate::kernels::kernel_table!(@element f16, f16_kernels, $part, $parts, $rows, $weights, $single $(, $features)?);
         $crate::kernels::kernel_table!(@element bf16, bf16_kernels, $part, $parts, $rows, $weights, $single $(, $features)?);
+
+        $(#[target_feature(enable = $features)])?
+        unsafe fn tiles(args: &TileArgs) {
+            dense::tiles::<$part, $parts, $tile_rows, $tile_panels>(args);
+        }
+
+        $(#[target_feature(enable = $features)])?
+        unsafe fn finish(
+            chains: *const f32,
+            rows: usize,
+            features: usize,
+            bias: *const f32,
+            out: *mut f32,
+            out_stride: usize,
+        ) {
+            dense::finish::<$part, $parts>(chains, rows, features, bias, out, out_stride);
+        }
 
         $(#[target_feature(enable = $features)])?
         unsafe fn rms_norm(x: &[f32], weight: &[f32], out: &mut [f32], eps: f32) {
@@ -235,6 +261,10 @@ macro_rules! kernel_table {
             f32: f32_kernels::KERNELS,
             f16: f16_kernels::KERNELS,
             bf16: bf16_kernels::KERNELS,
+            tile_rows: $tile_rows,
+            tile_panels: $tile_panels,
+            tiles,
+            finish,
             q8_attention,
             rms_norm,
             gated,
@@ -259,13 +289,13 @@ macro_rules! kernel_table {
             use super::*;
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn direct(args: &LinearArgs<$element>) {
-                linear::direct::<$part, $element, $parts, $rows, $weights, $single>(args);
+            unsafe fn few(args: &FewArgs<$element>) {
+                dense::few::<$part, $element, $parts>(args);
             }
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn panel(args: &LinearArgs<$element>, scratch: &mut [f32]) {
-                linear::panel::<$part, $element, $parts, $rows, $weights>(args, scratch);
+            unsafe fn widen(from: *const $element, len: usize, to: *mut f32) {
+                dense::widen::<$part, $element>(from, len, to);
             }
 
             $(#[target_feature(enable = $features)])?
@@ -274,7 +304,7 @@ macro_rules! kernel_table {
             }
 
             pub(super) const KERNELS: ElementKernels<$element> =
-                ElementKernels { direct, panel, attention };
+                ElementKernels { few, widen, attention };
         }
     };
 }

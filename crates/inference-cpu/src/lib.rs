@@ -18,9 +18,11 @@
 //! A reduction over k (in affine maps), over a row (in norms) or over keys (in
 //! attention) has one order, fixed by the position of its terms alone:
 //!
-//! - 16 lanes, lane `l` summing the terms `l`, `l + 16`, … with fused
-//!   multiply-adds, added as a tree at the end; weighted values are added key
-//!   by key;
+//! - dense and packed weights: lanes are output features, and each feature is
+//!   one chain over k, ascending, of fused multiply-adds;
+//! - norms, attention and what is not packed: 16 lanes, lane `l` summing the
+//!   terms `l`, `l + 16`, … with fused multiply-adds, added as a tree at the
+//!   end; weighted values are added key by key;
 //! - each (row, weight) pair has accumulators of its own: tiles, panels and
 //!   threads decide what is reused and when, never what is added to what;
 //! - `exp` and `tanh` are polynomials of our own, not the platform's.
@@ -32,11 +34,14 @@
 //!
 //! # Weights
 //!
-//! f32, f16 and bf16 weights are read from the mapped file and widened in
-//! registers (few rows) or panel by panel in cache (many rows); no widened
-//! copy is held. GGUF's blocks and the codecs of other quantized checkpoints
-//! stay as they are too; [`LoadOptions::precision`] says how they are computed
-//! with:
+//! f32, f16 and bf16 weights are packed when a model loads, in their stored
+//! type, into panels of 16 features, and the pages they came from are given
+//! back; they are widened in registers (few rows) or panel by panel in cache
+//! (many rows). A tensor that somebody else may change is read anew each time,
+//! to the same bits. AVX512-BF16's dot products are not used: they round and
+//! flush subnormal numbers differently. What GGUF's blocks and the codecs of
+//! other quantized checkpoints hold is never widened as a whole either;
+//! [`LoadOptions::precision`] says how they are computed with:
 //!
 //! - [`Precision::Fast`], the default: activations are quantized to 8 bits with
 //!   one scale per 16 (`max |x| / 127`, nearest, ties to even) and multiplied
@@ -44,8 +49,8 @@
 //!   terms of the order above. A value that is not finite makes its row NaN; a
 //!   group below 1e-36 counts as zeros. Codecs (GPTQ, AWQ, MLX, FP8) are
 //!   computed with as in
-//! - [`Precision::Exact`]: a few rows at a time are decoded to f32, and give
-//!   the bits that a dense f32 weight gives.
+//! - [`Precision::Exact`]: one panel's rows at a time are decoded to f32, and
+//!   give the bits that a dense f32 weight gives.
 //!
 //! [`LoadOptions::precision`]: inference_core::LoadOptions::precision
 //! [`Precision::Fast`]: inference_core::Precision::Fast
@@ -74,7 +79,9 @@ mod activations;
 mod attention;
 mod backend;
 mod block_product;
+mod decoded_product;
 mod dense_product;
+mod dense_tiles;
 mod device;
 mod handshake;
 mod kernels;
@@ -83,7 +90,9 @@ mod linear;
 mod ops;
 mod options;
 mod packed_product;
+mod packed_rows;
 mod packed_weight;
+mod panel_memory;
 mod sync;
 mod thread_options;
 mod view;

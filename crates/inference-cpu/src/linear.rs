@@ -104,15 +104,6 @@ impl SharedOut {
     }
 }
 
-/// Copies rows of `k` elements to rows of `stride`, filled up with zeros.
-pub(crate) fn pad_rows(x: &[f32], k: usize, stride: usize) -> Vec<f32> {
-    let mut padded = vec![0.0; x.len() / k * stride];
-    for (to, from) in padded.chunks_exact_mut(stride).zip(x.chunks_exact(k)) {
-        to[..k].copy_from_slice(from);
-    }
-    padded
-}
-
 /// A small weight, widened.
 fn widened(weight: &Weight) -> Result<Vec<f32>> {
     weight

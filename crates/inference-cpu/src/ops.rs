@@ -12,6 +12,7 @@ use inference_core::{Error, Precision, Result};
 use crate::CpuOptions;
 use crate::attention::{Keys, Operands, attend, store};
 use crate::block_product::BlockProduct;
+use crate::decoded_product::DecodedProduct;
 use crate::dense_product::DenseProduct;
 use crate::kernels::{Element, Kernels, Stored, Tier};
 use crate::kv_cache::{CpuKvCache, LayerBlocks, Pool, Pools};
@@ -93,8 +94,13 @@ impl Ops for CpuOps {
             {
                 Box::new(PackedProduct::new(kernels, workers, weight, bias)?)
             }
+            WeightType::Blocks(kind)
+                if self.precision == Precision::Fast && (kernels.blocks)(kind).is_some() =>
+            {
+                Box::new(BlockProduct::new(kernels, workers, weight, bias)?)
+            }
             WeightType::Blocks(_) | WeightType::Coded(_) => {
-                Box::new(BlockProduct::new(kernels, workers, self.precision, weight, bias)?)
+                Box::new(DecodedProduct::new(kernels, workers, weight, bias)?)
             }
             _ => Box::new(DenseProduct::new(kernels, workers, weight, bias)?),
         };

@@ -85,6 +85,33 @@ fn stored(values: &[f32], shape: &[usize], dtype: DType, skip: usize) -> Weight 
     Weight::stored("w", shape.to_vec(), WeightType::Dense(dtype), bytes, range).unwrap()
 }
 
+/// The bits of an affine map by its definition: one chain over k for each
+/// feature, then the bias. And a check of that: the same in f64 is within the
+/// bound of k roundings.
+fn chains(x: &Tensor, weight: &Weight, bias: Option<&Weight>) -> Vec<u32> {
+    let (n, k) = (weight.rows(), weight.columns());
+    let mut w = vec![0.0; n * k];
+    weight.decode_rows(0, &mut w).unwrap();
+    let bias = bias.map(|bias| {
+        let mut values = vec![0.0; n];
+        bias.decode_rows(0, &mut values).unwrap();
+        values
+    });
+    let mut all = Vec::new();
+    for x in floats(x).chunks_exact(k) {
+        for (feature, w) in w.chunks_exact(k).enumerate() {
+            let terms = || x.iter().zip(w);
+            let chain = terms().fold(0.0f32, |sum, (x, w)| x.mul_add(*w, sum));
+            let exact: f64 = terms().map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+            let size: f64 = terms().map(|(x, w)| (f64::from(*x) * f64::from(*w)).abs()).sum();
+            let bound = size * k as f64 * 2f64.powi(-24) + 1e-37;
+            assert!((f64::from(chain) - exact).abs() <= bound, "{chain} for {exact}");
+            all.push(bias.as_ref().map_or(chain, |bias| chain + bias[feature]).to_bits());
+        }
+    }
+    all
+}
+
 fn dtypes() -> impl Strategy<Value = DType> {
     prop_oneof![Just(DType::F32), Just(DType::F16), Just(DType::BF16)]
 }
@@ -119,6 +146,8 @@ proptest! {
                 prop_assert_eq!(&bits(&part)[..], &whole[start * n..(start + len) * n]);
             }
         }
+        let expected = chains(&x, &weight, bias);
+        prop_assert_eq!(first.unwrap(), expected);
         let reference = ReferenceOps::cpu().linear(&weight, bias).unwrap().forward(&x).unwrap();
         let ours = all_ops()[0].linear(&weight, bias).unwrap().forward(&x).unwrap();
         assert_close(&ours, &reference, 1e-5);
@@ -194,6 +223,45 @@ proptest! {
             let ops = &all_ops()[0];
             prop_assert_eq!(bits(&ops.embedding(&table, &ids).unwrap()), bits(&expected));
             prop_assert!(ops.embedding(&table, &[7]).is_err());
+        }
+    }
+}
+
+#[test]
+fn large_products_are_the_same_chains_by_whatever_tasks() {
+    // More rows, features and k than one task, tile or part has, and odd tails.
+    for (dtype, rows, k, n) in [
+        (DType::F32, 401, 300, 45),
+        (DType::F16, 197, 530, 71),
+        (DType::BF16, 7, 257, 600),
+        (DType::F16, 3, 65, 1500),
+        (DType::F32, 1, 600, 700),
+    ] {
+        let weight = stored(&numbers(n * k, 5), &[n, k], dtype, 1);
+        let bias = stored(&numbers(n, 6), &[n], dtype, 0);
+        let x = tensor(numbers(rows * k, 7), &[rows, k]);
+        let expected = chains(&x, &weight, Some(&bias));
+        for ops in all_ops() {
+            let found = ops.linear(&weight, Some(&bias)).unwrap().forward(&x).unwrap();
+            assert!(bits(&found) == expected, "{dtype:?} [{rows}, {k}] x [{n}, {k}], {ops:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_a_number_stays_in_its_row_and_feature() {
+    let (rows, k, n) = (9, 40, 33);
+    let mut w = numbers(n * k, 1);
+    w[3 * k + 7] = f32::INFINITY;
+    let mut x = numbers(rows * k, 2);
+    x[5 * k + 1] = f32::NAN;
+    let (weight, x) = (stored(&w, &[n, k], DType::F32, 0), tensor(x, &[rows, k]));
+    for ops in all_ops() {
+        let found = floats(&ops.linear(&weight, None).unwrap().forward(&x).unwrap());
+        for (row, found) in found.chunks_exact(n).enumerate() {
+            for (feature, value) in found.iter().enumerate() {
+                assert_eq!(value.is_finite(), row != 5 && feature != 3, "{row}, {feature}");
+            }
         }
     }
 }

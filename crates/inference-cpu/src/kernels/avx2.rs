@@ -159,4 +159,4 @@ unsafe fn quads<const SIGNED: bool>(weights: *const i8, activations: *const i8) 
     _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
 }
 
-kernel_table!(super::Tier::Avx2, Avx2, parts: 2, rows: 2, weights: 3, single: 4, lanes: Avx2, packed_rows: 4, "avx2,fma,f16c");
+kernel_table!(super::Tier::Avx2, Avx2, parts: 2, rows: 2, weights: 3, single: 4, tile: 6 x 1, lanes: Avx2, packed_rows: 4, "avx2,fma,f16c");

@@ -145,6 +145,6 @@ impl Part for Avx512 {
 }
 
 kernel_table!(
-    super::Tier::Avx512, Avx512, parts: 1, rows: 4, weights: 4, single: 8, lanes: super::avx2::Avx2, packed_rows: 4,
+    super::Tier::Avx512, Avx512, parts: 1, rows: 4, weights: 4, single: 8, tile: 12 x 2, lanes: super::avx2::Avx2, packed_rows: 4,
     "avx512f,avx2,fma,f16c"
 );

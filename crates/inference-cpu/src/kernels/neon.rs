@@ -152,4 +152,4 @@ unsafe fn widen_f16(stored: uint16x4_t) -> float32x4_t {
     wide
 }
 
-kernel_table!(super::Tier::Neon, Neon, parts: 4, rows: 2, weights: 3, single: 4, lanes: super::scalar::Scalar, packed_rows: 4, "neon");
+kernel_table!(super::Tier::Neon, Neon, parts: 4, rows: 2, weights: 3, single: 4, tile: 6 x 1, lanes: super::scalar::Scalar, packed_rows: 4, "neon");

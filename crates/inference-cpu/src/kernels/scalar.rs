@@ -144,4 +144,4 @@ impl Part for Scalar {
     }
 }
 
-kernel_table!(super::Tier::Scalar, Scalar, parts: 1, rows: 1, weights: 2, single: 2, lanes: Scalar, packed_rows: 4);
+kernel_table!(super::Tier::Scalar, Scalar, parts: 1, rows: 1, weights: 2, single: 2, tile: 2 x 1, lanes: Scalar, packed_rows: 4);
