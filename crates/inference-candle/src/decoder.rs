@@ -67,12 +67,14 @@ impl Decoder {
         progress: &mut dyn FnMut(usize),
     ) -> Result<Self> {
         config.validate("config.json")?;
-        let weights = ModelWeights::find(&config, weights)?;
+        let mut weights = ModelWeights::find(&config, weights)?;
         let norm =
             |weight: &Weight| Norm::new(&*ops, weight, config.norm_eps, config.norm_unit_offset);
         let mut layers = Vec::with_capacity(weights.layers.len());
-        for (index, layer) in weights.layers.iter().enumerate() {
-            layers.push(build_layer(&config, index, layer, &*ops, &norm)?);
+        // By value: what was copied from the files goes with each layer that
+        // packed it.
+        for (index, layer) in std::mem::take(&mut weights.layers).into_iter().enumerate() {
+            layers.push(build_layer(&config, index, &layer, &*ops, &norm)?);
             progress(index + 1);
         }
         let head = weights.head.as_ref().unwrap_or(&weights.embedding);

@@ -5,7 +5,7 @@
 //! ([`kernel_table!`]). One table is chosen when [`CpuOps`](crate::CpuOps) is
 //! made. Every table computes the same bits; [`part`] says why.
 //!
-//! All `unsafe` of the crate but one allocation and the sharing of work among
+//! All `unsafe` of the crate but allocations and the sharing of work among
 //! threads is below this module. The
 //! contracts: a table may be used only where [`Tier::is_available`]; pointers
 //! are valid for the extents that the argument structs document.
@@ -238,12 +238,12 @@ macro_rules! kernel_table {
 
         $(#[target_feature(enable = $features)])?
         unsafe fn quantize32(x: &[f32], to: *mut Chunk32, stride: usize) {
-            packed::quantize_row(x, to, stride);
+            packed::quantize_row::<$lanes, _>(x, to, stride);
         }
 
         $(#[target_feature(enable = $features)])?
         unsafe fn quantize256(x: &[f32], to: *mut Chunk256, stride: usize) {
-            packed::quantize_row(x, to, stride);
+            packed::quantize_row::<$lanes, _>(x, to, stride);
         }
 
         $(#[target_feature(enable = $features)])?

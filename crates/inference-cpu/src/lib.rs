@@ -43,14 +43,24 @@
 //! other quantized checkpoints hold is never widened as a whole either;
 //! [`LoadOptions::precision`] says how they are computed with:
 //!
-//! - [`Precision::Fast`], the default: activations are quantized to 8 bits with
-//!   one scale per 16 (`max |x| / 127`, nearest, ties to even) and multiplied
-//!   with blocks as integers, exactly, group of 16 by group; groups are the
-//!   terms of the order above. A value that is not finite makes its row NaN; a
-//!   group below 1e-36 counts as zeros. Codecs (GPTQ, AWQ, MLX, FP8) are
-//!   computed with as in
+//! - [`Precision::Fast`], the default: activations are quantized to 8 bits
+//!   (`max |x| / 127`, nearest, ties to even) and multiplied with blocks as
+//!   integers, exactly. A value that is not finite makes its row NaN; a group
+//!   below 1e-36 counts as zeros. Codecs (GPTQ, AWQ, MLX, FP8) are computed
+//!   with as in
 //! - [`Precision::Exact`]: one panel's rows at a time are decoded to f32, and
 //!   give the bits that a dense f32 weight gives.
+//!
+//! Blocks of 32 weights (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4) are
+//! packed while the model loads, in parallel: 16 output features side by side,
+//! in the bytes that they take in the file, whose pages are given back tensor
+//! by tensor. Lanes are output features there, activations have a scale for 32
+//! values, and a product is one chain over k, ascending: for each block
+//! `fma(dot, d_w * d_x, sum)` and, where the type has minimums,
+//! `fma(m_w, d_x * total, sum)`, with the exact integers `dot` of codes with
+//! activations and `total` of activations; then the bias. Other types stay as
+//! they are, activations have a scale for 16 values, and groups of 16 are the
+//! terms of the order above.
 //!
 //! [`LoadOptions::precision`]: inference_core::LoadOptions::precision
 //! [`Precision::Fast`]: inference_core::Precision::Fast
@@ -96,6 +106,7 @@ mod panel_memory;
 mod sync;
 mod thread_options;
 mod view;
+mod weight_memory;
 mod workers;
 
 use std::sync::Arc;

@@ -19,6 +19,7 @@ use crate::kv_cache::{CpuKvCache, LayerBlocks, Pool, Pools};
 use crate::linear::{CpuLinear, Product};
 use crate::packed_product::PackedProduct;
 use crate::view::{AnyFloats, Contiguous, shapes, tensor};
+use crate::weight_memory::WeightMemory;
 use crate::workers::Workers;
 
 /// Elements per task of elementwise operations.
@@ -33,6 +34,7 @@ pub struct CpuOps {
     kernels: &'static Kernels,
     workers: Workers,
     precision: Precision,
+    memory: WeightMemory,
 }
 
 impl CpuOps {
@@ -52,7 +54,8 @@ impl CpuOps {
             .ok_or_else(|| Error::unsupported("this CPU", format!("the kernels `{tier}`")))?;
         let workers = Workers::new(&options.threads)?;
         let precision = options.precision.unwrap_or(Precision::Fast);
-        Ok(Self { device: Device::Cpu, kernels, workers, precision })
+        let memory = WeightMemory::default();
+        Ok(Self { device: Device::Cpu, kernels, workers, precision, memory })
     }
 
     /// The instruction set in use.
@@ -92,7 +95,7 @@ impl Ops for CpuOps {
             WeightType::Blocks(kind)
                 if self.precision == Precision::Fast && (kernels.packed)(kind).is_some() =>
             {
-                Box::new(PackedProduct::new(kernels, workers, weight, bias)?)
+                Box::new(PackedProduct::new(kernels, workers, &self.memory, weight, bias)?)
             }
             WeightType::Blocks(kind)
                 if self.precision == Precision::Fast && (kernels.blocks)(kind).is_some() =>

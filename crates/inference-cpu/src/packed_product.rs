@@ -12,6 +12,7 @@ use crate::kernels::{Kernels, PackedArgs};
 use crate::linear::{Product, SharedOut, bias_of};
 use crate::packed_weight::PackedWeight;
 use crate::view::shapes;
+use crate::weight_memory::WeightMemory;
 use crate::workers::Workers;
 
 /// Rows up to which weights are unpacked in registers, again for every few
@@ -43,6 +44,7 @@ impl PackedProduct {
     pub(crate) fn new(
         kernels: &'static Kernels,
         workers: Workers,
+        memory: &WeightMemory,
         weight: &Weight,
         bias: Option<&Weight>,
     ) -> Result<Self> {
@@ -50,7 +52,7 @@ impl PackedProduct {
             &[out_features, _] => bias_of(bias, out_features)?,
             _ => None,
         };
-        let weight = PackedWeight::new(kernels, &workers, weight)?;
+        let weight = PackedWeight::new(kernels, &workers, memory, weight)?;
         Ok(Self { table: kernels, workers, weight, bias })
     }
 
@@ -117,10 +119,12 @@ impl Product for PackedProduct {
             return Err(shapes("linear", &[&[x.values().len()], &[n, k], &[out.len()]]));
         }
         let quantized = SharedIn(x.quantized(self.weight.chunks(), self.table, &self.workers));
-        let per_task = match rows <= FEW_ROWS {
-            true => (TASK_BYTES / self.weight.panel_bytes()).max(1),
+        let most = match rows <= FEW_ROWS {
+            true => TASK_BYTES / self.weight.panel_bytes(),
             false => TASK_PANELS,
         };
+        // Several tasks for each thread, so that none waits long for the last.
+        let per_task = (self.panels() / (8 * self.workers.threads())).clamp(1, most.max(1));
         let target = SharedOut(out.as_mut_ptr());
         self.workers.for_each(self.panels().div_ceil(per_task), rows * n * k, |task| {
             let first = task * per_task;

@@ -1,28 +1,23 @@
 //! Weights interleaved for the registers, in place of the source's bytes.
 
-use std::alloc::{Layout, alloc_zeroed};
 use std::fmt;
 
 use inference_candle::{Weight, WeightType};
-use inference_core::{Error, Result};
+use inference_core::Result;
 
 use crate::kernels::packed::{ChunkKind, FEATURES};
 use crate::kernels::{Chunk32, Chunk256, Kernels, PackedKernels};
 use crate::linear::{invalid, matrix};
+use crate::weight_memory::{Allocation, WeightMemory};
 use crate::workers::Workers;
 
 /// A matrix in panels of [`FEATURES`] rows; `kernels::packed` says how.
 pub(crate) struct PackedWeight {
     pub(crate) kernels: PackedKernels,
-    /// The panels begin at the first element that is aligned to a cache line.
-    memory: Vec<u128>,
-    start: usize,
+    memory: Allocation,
     in_features: usize,
     out_features: usize,
 }
-
-/// Elements of a cache line.
-const LINE: usize = 64 / size_of::<u128>();
 
 impl PackedWeight {
     /// Packs blocks of a type that `kernels` packs, in parallel, and lets go
@@ -32,7 +27,12 @@ impl PackedWeight {
     ///
     /// `Exhausted` where memory does not suffice, `InvalidModel` for a weight
     /// that is not a matrix of blocks of such a type.
-    pub(crate) fn new(kernels: &Kernels, workers: &Workers, weight: &Weight) -> Result<Self> {
+    pub(crate) fn new(
+        kernels: &Kernels,
+        workers: &Workers,
+        memory: &WeightMemory,
+        weight: &Weight,
+    ) -> Result<Self> {
         let (out_features, in_features) = matrix(weight)?;
         let packed = match weight.kind() {
             WeightType::Blocks(kind) => (kernels.packed)(kind),
@@ -41,14 +41,11 @@ impl PackedWeight {
         let (Some(kernels), Some(source)) = (packed, weight.bytes()) else {
             return Err(invalid(weight, "blocks of a type that is packed"));
         };
-        let mut this = Self { kernels, memory: Vec::new(), start: 0, in_features, out_features };
-        let bytes = this.panel_bytes().saturating_mul(this.panels());
-        this.memory =
-            zeros(bytes.div_ceil(size_of::<u128>()).saturating_add(LINE)).ok_or_else(|| {
-                let resource = format!("memory for tensor `{}`, in bytes", weight.name());
-                Error::exhausted(resource, bytes as u64, 0)
-            })?;
-        this.start = this.memory.as_ptr().align_offset(64).min(LINE);
+        let blocks = in_features / kernels.values;
+        let panels = out_features.div_ceil(FEATURES);
+        let bytes = blocks.saturating_mul(kernels.block_bytes()).saturating_mul(panels);
+        let memory = memory.allocate(bytes, weight.name())?;
+        let mut this = Self { kernels, memory, in_features, out_features };
         this.pack(source, workers);
         weight.release_pages();
         Ok(this)
@@ -90,8 +87,7 @@ impl PackedWeight {
 
     /// The panels from `first` on.
     pub(crate) fn panel(&self, first: usize) -> *const u8 {
-        let start = self.memory.as_ptr().wrapping_add(self.start).cast::<u8>();
-        start.wrapping_add(first * self.panel_bytes())
+        self.memory.as_ptr().wrapping_add(first * self.panel_bytes())
     }
 
     /// Packs the rows of the source.
@@ -103,8 +99,7 @@ impl PackedWeight {
         if panel_bytes == 0 {
             return;
         }
-        let memory = self.memory.get_mut(self.start..).unwrap_or_default();
-        let panels = bytemuck::cast_slice_mut(memory).chunks_exact_mut(panel_bytes);
+        let panels = self.memory.bytes_mut().chunks_exact_mut(panel_bytes);
         let mut panels: Vec<_> = panels.take(n.div_ceil(FEATURES)).enumerate().collect();
         workers.for_each_mut(&mut panels, source.len(), |(index, panel)| {
             let rows: [&[u8]; FEATURES] = std::array::from_fn(|lane| {
@@ -118,21 +113,6 @@ impl PackedWeight {
             }
         });
     }
-}
-
-/// `len` zeros, or `None` where the allocator refuses. Fresh zero pages of the
-/// operating system are not touched, so that whoever packs first does, in
-/// parallel.
-fn zeros(len: usize) -> Option<Vec<u128>> {
-    let layout = Layout::array::<u128>(len).ok().filter(|layout| layout.size() > 0)?;
-    // SAFETY: the layout's size is not zero.
-    let data = unsafe { alloc_zeroed(layout) }.cast::<u128>();
-    if data.is_null() {
-        return None;
-    }
-    // SAFETY: allocated by the global allocator with the layout of `len`
-    // elements, all of them zero.
-    Some(unsafe { Vec::from_raw_parts(data, len, len) })
 }
 
 impl fmt::Debug for PackedWeight {

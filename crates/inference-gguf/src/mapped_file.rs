@@ -67,13 +67,15 @@ impl MappedFile {
 }
 
 impl MappedFile {
-    /// As [`release_pages`](Self::release_pages), for the pages that lie
-    /// wholly in `range`.
+    /// As [`release_pages`](Self::release_pages), for the pages that `range`
+    /// lies in: of its neighbours up to 64 KiB go too.
     pub fn release_range(&self, range: Range<usize>) {
         /// A multiple of every system's page size.
         const PAGE: usize = 1 << 16;
-        let (start, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
-        if start >= end || end > self.map.len() {
+        let start = range.start / PAGE * PAGE;
+        let end = range.end.saturating_add(PAGE - 1) / PAGE * PAGE;
+        let end = end.min(self.map.len());
+        if start >= end {
             return;
         }
         #[cfg(unix)]

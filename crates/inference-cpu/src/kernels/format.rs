@@ -1,10 +1,9 @@
 //! Blocks of weights as integers with scales and offsets.
 
-use half::f16;
 use inference_gguf::blocks as gguf;
 use inference_gguf::blocks::Unpacked;
 
-use super::part::{GROUP, LANES, Part};
+use super::part::Part;
 
 /// A type of block whose weights are `scale * q + offset` with integers `q` of
 /// 8 bits.
@@ -28,11 +27,11 @@ pub(crate) trait Format {
 
 /// Evaluates an expression with the [`Format`] of a
 /// [`BlockType`](inference_gguf::BlockType) in place of a name: `Some` of its
-/// value, or `None` for dense types.
+/// value, or `None` for dense types and those that are [packed](super::packed).
 macro_rules! with_format {
     ($block_type:expr, $format:ident => $then:expr) => {
         $crate::kernels::format::with_format!(@ $block_type, $format => $then;
-            Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Iq4Nl Mxfp4 Nvfp4 Q2K Q3K Q4K Q5K Q6K Q8K
+            Nvfp4 Q2K Q3K Q4K Q5K Q6K Q8K
             Iq1S Iq1M Iq2Xxs Iq2Xs Iq2S Iq3Xxs Iq3S Iq4Xs Tq1_0 Tq2_0)
     };
     (@ $block_type:expr, $format:ident => $then:expr; $($name:ident)*) => {
@@ -56,41 +55,6 @@ macro_rules! unpack {
         if let Some(block) = $blocks.first_chunk::<$bytes>() {
             $unpack(block, $out);
         }
-    };
-    // Blocks of 32 weights with one scale and one offset.
-    (each, $part:ty, $bytes:literal, $unpack:path, $blocks:ident, $out:ident) => {
-        let (blocks, _) = $blocks.as_chunks::<$bytes>();
-        let (q, _) = $out.q.as_chunks_mut::<32>();
-        let (scales, _) = $out.scale.as_chunks_mut::<{ 32 / GROUP }>();
-        let (offsets, _) = $out.offset.as_chunks_mut::<{ 32 / GROUP }>();
-        for (((block, q), scales), offsets) in blocks.iter().zip(q).zip(scales).zip(offsets) {
-            let (scale, offset) = $unpack(block, q);
-            *scales = [scale; 32 / GROUP];
-            *offsets = [offset; 32 / GROUP];
-        }
-    };
-    // Blocks of 32 weights that begin with a 16-bit float, their scale. All
-    // scales are widened at once; those that `unpack` returns are not used.
-    (half_scales, $part:ty, $bytes:literal, $unpack:path, $blocks:ident, $out:ident) => {
-        let (blocks, _) = $blocks.as_chunks::<$bytes>();
-        let (q, _) = $out.q.as_chunks_mut::<32>();
-        let mut scales = [f16::ZERO; LANES];
-        let (pairs, _) = scales.as_chunks_mut::<{ 32 / GROUP }>();
-        for ((block, q), pair) in blocks.iter().zip(q).zip(pairs) {
-            $unpack(block, q);
-            *pair = [f16::from_le_bytes([block[0], block[1]]); 32 / GROUP];
-        }
-        widen::<$part>(&scales, &mut $out.scale);
-    };
-    // As before, with a second float, the offset.
-    (half_offsets, $part:ty, $bytes:literal, $unpack:path, $blocks:ident, $out:ident) => {
-        unpack!(half_scales, $part, $bytes, $unpack, $blocks, $out);
-        let mut offsets = [f16::ZERO; LANES];
-        let (pairs, _) = offsets.as_chunks_mut::<{ 32 / GROUP }>();
-        for (block, pair) in $blocks.as_chunks::<$bytes>().0.iter().zip(pairs) {
-            *pair = [f16::from_le_bytes([block[2], block[3]]); 32 / GROUP];
-        }
-        widen::<$part>(&offsets, &mut $out.offset);
     };
     // Blocks of 64 weights with a scale per group.
     (four_scales, $part:ty, $bytes:literal, $unpack:path, $blocks:ident, $out:ident) => {
@@ -129,13 +93,6 @@ macro_rules! formats {
 }
 
 formats! {
-    Q4_0: 32 in 18, signed, scales, half_scales unpack_q4_0;
-    Q4_1: 32 in 20, unsigned, offsets, half_offsets unpack_q4_1;
-    Q5_0: 32 in 22, signed, scales, half_scales unpack_q5_0;
-    Q5_1: 32 in 24, unsigned, offsets, half_offsets unpack_q5_1;
-    Q8_0: 32 in 34, signed, scales, half_scales unpack_q8_0;
-    Iq4Nl: 32 in 18, signed, scales, half_scales unpack_iq4_nl;
-    Mxfp4: 32 in 17, signed, scales, each unpack_mxfp4;
     Nvfp4: 64 in 36, signed, scales, four_scales unpack_nvfp4;
     Q2K: 256 in 84, unsigned, offsets, one unpack_q2_k;
     Q3K: 256 in 110, signed, scales, one unpack_q3_k;
@@ -153,16 +110,4 @@ formats! {
     Iq4Xs: 256 in 136, signed, scales, one unpack_iq4_xs;
     Tq1_0: 256 in 54, signed, scales, one unpack_tq1_0;
     Tq2_0: 256 in 66, signed, scales, one unpack_tq2_0;
-}
-
-/// Widens all of `from`.
-///
-/// # Safety
-///
-/// As [`Part`].
-#[inline(always)]
-unsafe fn widen<P: Part>(from: &[f16; LANES], to: &mut [f32; LANES]) {
-    for at in (0..LANES).step_by(P::WIDTH) {
-        P::load_f16(from.as_ptr().add(at)).store(to.as_mut_ptr().add(at));
-    }
 }

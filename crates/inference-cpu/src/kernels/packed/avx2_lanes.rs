@@ -45,6 +45,11 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_exponents(from: *const u8) -> Self::Floats {
+        [exponents(from), exponents(from.add(8))]
+    }
+
+    #[inline(always)]
     unsafe fn store(floats: Self::Floats, to: *mut f32) {
         _mm256_storeu_ps(to, floats[0]);
         _mm256_storeu_ps(to.add(8), floats[1]);
@@ -166,6 +171,32 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn greatest(x: *const f32) -> u32 {
+        let mask = _mm256_set1_epi32(0x7FFF_FFFF);
+        let a = _mm256_and_si256(_mm256_loadu_si256(x.cast()), mask);
+        let b = _mm256_and_si256(_mm256_loadu_si256(x.add(8).cast()), mask);
+        let eight = _mm256_max_epu32(a, b);
+        let four =
+            _mm_max_epu32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
+        let two = _mm_max_epu32(four, _mm_shuffle_epi32::<0b01_00_11_10>(four));
+        _mm_cvtsi128_si32(_mm_max_epu32(two, _mm_shuffle_epi32::<0b10_11_00_01>(two))) as u32
+    }
+
+    #[inline(always)]
+    unsafe fn quantize(x: *const f32, scale: f32, q: *mut i8) -> i32 {
+        let scale = _mm256_set1_ps(scale);
+        // Rounds to the nearest, ties to even.
+        let a = _mm256_cvtps_epi32(_mm256_div_ps(_mm256_loadu_ps(x), scale));
+        let b = _mm256_cvtps_epi32(_mm256_div_ps(_mm256_loadu_ps(x.add(8)), scale));
+        let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(a, b));
+        let (low, high) = (_mm256_castsi256_si128(packed), _mm256_extracti128_si256::<1>(packed));
+        _mm_storeu_si128(q.cast(), _mm_packs_epi16(low, high));
+        let pairs = _mm_madd_epi16(_mm_add_epi16(low, high), _mm_set1_epi16(1));
+        let two = _mm_add_epi32(pairs, _mm_shuffle_epi32::<0b01_00_11_10>(pairs));
+        _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<0b10_11_00_01>(two)))
+    }
+
+    #[inline(always)]
     unsafe fn prefetch(from: *const u8) {
         _mm_prefetch::<_MM_HINT_T0>(from.cast());
     }
@@ -213,4 +244,20 @@ unsafe fn pin(mut value: __m256i) -> __m256i {
     // SAFETY: there are no instructions.
     unsafe { asm!("/* {0} */", inout(ymm_reg) value, options(nomem, nostack, preserves_flags)) };
     value
+}
+
+/// [`Lanes::load_exponents`] of a register.
+///
+/// # Safety
+///
+/// As [`Lanes`], for 8 bytes.
+#[inline(always)]
+unsafe fn exponents(from: *const u8) -> __m256 {
+    let exponents = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()));
+    let one = _mm256_set1_epi32(1);
+    let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(exponents, one));
+    // The smallest two are subnormal.
+    let subnormal = _mm256_sllv_epi32(_mm256_set1_epi32(0x20_0000), exponents);
+    let is_normal = _mm256_cmpgt_epi32(exponents, one);
+    _mm256_castsi256_ps(_mm256_blendv_epi8(subnormal, normal, is_normal))
 }

@@ -41,6 +41,8 @@ pub(crate) trait Lanes {
     unsafe fn load(from: *const f32) -> Self::Floats;
     /// Loads and widens half floats, exactly.
     unsafe fn load_f16(from: *const u8) -> Self::Floats;
+    /// `2^(e - 128)` of 16 bytes: half of the scales that they stand for.
+    unsafe fn load_exponents(from: *const u8) -> Self::Floats;
     unsafe fn store(floats: Self::Floats, to: *mut f32);
     unsafe fn add(a: Self::Floats, b: Self::Floats) -> Self::Floats;
     unsafe fn mul(a: Self::Floats, b: Self::Floats) -> Self::Floats;
@@ -67,6 +69,14 @@ pub(crate) trait Lanes {
         q: [*const i8; R],
         sums: [*const i32; R],
     ) -> [Self::Ints; R];
+
+    /// The greatest of 16 activations' bits without their signs. As integers,
+    /// magnitudes are in order, and NaN is the largest.
+    unsafe fn greatest(x: *const f32) -> u32;
+
+    /// Writes 16 activations divided by `scale` (which makes them at most 127)
+    /// and rounded to the nearest integer, ties to even; returns their sum.
+    unsafe fn quantize(x: *const f32, scale: f32, q: *mut i8) -> i32;
 
     /// Asks for a cache line ahead of its use. Any address will do.
     unsafe fn prefetch(from: *const u8);

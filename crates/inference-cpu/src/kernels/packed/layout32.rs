@@ -278,13 +278,6 @@ impl Layout32 for Mxfp4 {
 
     #[inline(always)]
     unsafe fn scales<L: Lanes>(block: *const u8) -> L::Floats {
-        let mut scales = [0.0f32; FEATURES];
-        for (lane, scale) in scales.iter_mut().enumerate() {
-            let exponent = u32::from(*block.add(lane));
-            // Half of 2^(exponent - 127); the smallest two are subnormal.
-            let normal = exponent.wrapping_sub(1) << 23;
-            *scale = f32::from_bits(if exponent < 2 { 0x20_0000 << exponent } else { normal });
-        }
-        L::load(scales.as_ptr())
+        L::load_exponents(block)
     }
 }

@@ -1,13 +1,9 @@
 //! Activations as 8-bit integers, for packed weights.
 
-use super::ChunkKind;
+use super::{ChunkKind, FEATURES, Lanes};
 
 /// Values of a chunk of activations.
 pub(crate) const CHUNK: usize = 256;
-
-/// What makes `1.5 * 2^23 + x` hold `x`, rounded to the nearest integer (ties
-/// to even), in its lowest bits; exact for |x| below 2^22.
-const ROUND: f32 = 12_582_912.0;
 
 /// Magnitudes below which a block counts as zeros.
 const SMALLEST: f32 = 1.0e-36;
@@ -22,10 +18,12 @@ pub(crate) trait Chunk: Copy + Send + Sync + 'static {
     /// All zeros.
     const ZERO: Self;
 
-    /// Quantizes at most [`CHUNK`] values over all of it.
+    /// Quantizes [`CHUNK`] values over all of it.
     ///
-    /// A function to inline, compiled for the instruction set of its caller.
-    fn quantize(&mut self, x: &[f32]);
+    /// # Safety
+    ///
+    /// As [`Lanes`].
+    unsafe fn quantize<L: Lanes>(&mut self, x: &[f32; CHUNK]);
 }
 
 /// Activations with a scale for 32 values.
@@ -63,25 +61,13 @@ impl Chunk for Chunk32 {
         Self { q: [0; CHUNK], scales: [0.0; 8], sums: [0; 8], scaled_sums: [0.0; 8] };
 
     #[inline(always)]
-    fn quantize(&mut self, x: &[f32]) {
-        let (blocks, rest) = x.as_chunks::<32>();
-        let (q, _) = self.q.as_chunks_mut::<32>();
-        let mut last = [0.0; 32];
-        last[..rest.len()].copy_from_slice(rest);
-        let blocks = blocks.iter().chain((!rest.is_empty()).then_some(&last));
-        let count = blocks.clone().count();
-        for (i, (x, q)) in blocks.zip(q.iter_mut()).enumerate() {
-            self.scales[i] = quantize(x, q);
-            let mut sum = 0;
-            for q in q {
-                sum += i32::from(*q);
-            }
-            self.sums[i] = sum;
-            self.scaled_sums[i] = self.scales[i] * sum as f32;
-        }
-        for i in count..8 {
-            q[i] = [0; 32];
-            (self.scales[i], self.sums[i], self.scaled_sums[i]) = (0.0, 0, 0.0);
+    unsafe fn quantize<L: Lanes>(&mut self, x: &[f32; CHUNK]) {
+        let mut groups = [0; 2];
+        for i in 0..CHUNK / 32 {
+            let (x, q) = (x.as_ptr().add(32 * i), self.q.as_mut_ptr().add(32 * i));
+            self.scales[i] = quantize::<L, 2>(x, q, &mut groups);
+            self.sums[i] = groups[0] + groups[1];
+            self.scaled_sums[i] = self.scales[i] * self.sums[i] as f32;
         }
     }
 }
@@ -92,19 +78,11 @@ impl Chunk for Chunk256 {
         Self { q: [0; CHUNK], sums: [0; 16], sums_of_32: [0; 8], scale: 0.0, padding: [0.0; 3] };
 
     #[inline(always)]
-    fn quantize(&mut self, x: &[f32]) {
-        if let Some(x) = x.first_chunk::<CHUNK>() {
-            self.scale = quantize(x, &mut self.q);
-        } else {
-            let mut last = [0.0; CHUNK];
-            last[..x.len()].copy_from_slice(x);
-            self.scale = quantize(&last, &mut self.q);
-        }
-        for (sum, q) in self.sums.iter_mut().zip(self.q.as_chunks::<16>().0) {
-            *sum = 0;
-            for q in q {
-                *sum += i16::from(*q);
-            }
+    unsafe fn quantize<L: Lanes>(&mut self, x: &[f32; CHUNK]) {
+        let mut groups = [0; 16];
+        self.scale = quantize::<L, 16>(x.as_ptr(), self.q.as_mut_ptr(), &mut groups);
+        for (to, sum) in self.sums.iter_mut().zip(groups) {
+            *to = sum as i16;
         }
         for (sum, of_16) in self.sums_of_32.iter_mut().zip(self.sums.as_chunks::<2>().0) {
             *sum = of_16[0] + of_16[1];
@@ -112,22 +90,32 @@ impl Chunk for Chunk256 {
     }
 }
 
-/// Quantizes values with one scale, which it returns.
+/// Quantizes `N` groups of 16 values with one scale, which it returns, and
+/// writes their sums.
+///
+/// # Safety
+///
+/// As [`Lanes`]; the groups are readable at `x` and writable at `q`.
 #[inline(always)]
-fn quantize<const N: usize>(x: &[f32; N], q: &mut [i8; N]) -> f32 {
-    let mut largest = 0;
-    for value in x {
-        // As integers, magnitudes are in order, and NaN is the largest.
-        largest = u32::max(largest, value.to_bits() & 0x7FFF_FFFF);
+unsafe fn quantize<L: Lanes, const N: usize>(
+    x: *const f32,
+    q: *mut i8,
+    sums: &mut [i32; N],
+) -> f32 {
+    let mut greatest = 0;
+    for group in 0..N {
+        greatest = u32::max(greatest, L::greatest(x.add(FEATURES * group)));
     }
-    let largest = f32::from_bits(largest);
-    if !(largest.is_finite() && largest >= SMALLEST) {
-        *q = [0; N];
-        return if largest.is_finite() { 0.0 } else { f32::NAN };
+    let greatest = f32::from_bits(greatest);
+    if !(greatest.is_finite() && greatest >= SMALLEST) {
+        q.write_bytes(0, FEATURES * N);
+        *sums = [0; N];
+        return if greatest.is_finite() { 0.0 } else { f32::NAN };
     }
-    let scale = largest / 127.0;
-    for (q, value) in q.iter_mut().zip(x) {
-        *q = (value / scale + ROUND).to_bits() as i8;
+    let scale = greatest / 127.0;
+    for group in 0..N {
+        let at = FEATURES * group;
+        sums[group] = L::quantize(x.add(at), scale, q.add(at));
     }
     scale
 }
@@ -136,10 +124,16 @@ fn quantize<const N: usize>(x: &[f32; N], q: &mut [i8; N]) -> f32 {
 ///
 /// # Safety
 ///
-/// `ceil(x.len() / CHUNK)` chunks, `stride` apart, are writable at `to`.
+/// As [`Lanes`]; `ceil(x.len() / CHUNK)` chunks, `stride` apart, are writable at `to`.
 #[inline(always)]
-pub(crate) unsafe fn quantize_row<C: Chunk>(x: &[f32], to: *mut C, stride: usize) {
-    for (i, x) in x.chunks(CHUNK).enumerate() {
-        (*to.add(i * stride)).quantize(x);
+pub(crate) unsafe fn quantize_row<L: Lanes, C: Chunk>(x: &[f32], to: *mut C, stride: usize) {
+    let (whole, rest) = x.as_chunks::<CHUNK>();
+    for (i, x) in whole.iter().enumerate() {
+        (*to.add(i * stride)).quantize::<L>(x);
+    }
+    if !rest.is_empty() {
+        let mut last = [0.0; CHUNK];
+        last[..rest.len()].copy_from_slice(rest);
+        (*to.add(whole.len() * stride)).quantize::<L>(&last);
     }
 }

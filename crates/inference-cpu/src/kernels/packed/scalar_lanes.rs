@@ -32,6 +32,16 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn load_exponents(from: *const u8) -> Self::Floats {
+        from.cast::<[u8; FEATURES]>().read().map(|exponent| {
+            // The smallest two are subnormal.
+            let exponent = u32::from(exponent);
+            let normal = exponent.wrapping_sub(1) << 23;
+            f32::from_bits(if exponent < 2 { 0x20_0000 << exponent } else { normal })
+        })
+    }
+
+    #[inline(always)]
     unsafe fn store(floats: Self::Floats, to: *mut f32) {
         to.cast::<Self::Floats>().write_unaligned(floats);
     }
@@ -108,6 +118,22 @@ impl Lanes for Scalar {
             }
         }
         dots
+    }
+
+    #[inline(always)]
+    unsafe fn greatest(x: *const f32) -> u32 {
+        let x = x.cast::<[f32; FEATURES]>().read_unaligned();
+        x.iter().fold(0, |greatest, x| greatest.max(x.to_bits() & 0x7FFF_FFFF))
+    }
+
+    #[inline(always)]
+    unsafe fn quantize(x: *const f32, scale: f32, q: *mut i8) -> i32 {
+        /// `1.5 * 2^23 + x` holds `x`, rounded, in its lowest bits.
+        const ROUND: f32 = 12_582_912.0;
+        let x = x.cast::<[f32; FEATURES]>().read_unaligned();
+        let rounded = x.map(|x| (x / scale + ROUND).to_bits() as i8);
+        q.cast::<[i8; FEATURES]>().write(rounded);
+        rounded.into_iter().map(i32::from).sum()
     }
 
     #[inline(always)]
