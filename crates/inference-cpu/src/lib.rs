@@ -51,16 +51,22 @@
 //! - [`Precision::Exact`]: one panel's rows at a time are decoded to f32, and
 //!   give the bits that a dense f32 weight gives.
 //!
-//! Blocks of 32 weights (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4) are
-//! packed while the model loads, in parallel: 16 output features side by side,
-//! in the bytes that they take in the file, whose pages are given back tensor
-//! by tensor. Lanes are output features there, activations have a scale for 32
-//! values, and a product is one chain over k, ascending: for each block
-//! `fma(dot, d_w * d_x, sum)` and, where the type has minimums,
-//! `fma(m_w, d_x * total, sum)`, with the exact integers `dot` of codes with
-//! activations and `total` of activations; then the bias. Other types stay as
-//! they are, activations have a scale for 16 values, and groups of 16 are the
-//! terms of the order above.
+//! Blocks of most types are packed while the model loads, in parallel: 16
+//! output features side by side, in the bytes that they take in the file,
+//! whose pages are given back tensor by tensor. Lanes are output features
+//! there, and a product is one chain over k, ascending, and then the bias:
+//!
+//! - Blocks of 32 weights (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4), with
+//!   a scale `d_x` for 32 activations: `fma(dot, d_w * d_x, sum)`, where `dot`
+//!   is the exact sum of codes times activations; with minimums then
+//!   `fma(m_w, d_x * total, sum)`, where `total` is that of activations.
+//! - Blocks of 256 (Q2_K to Q6_K, IQ4_XS), with a scale for 256 activations:
+//!   the same, `dot` the exact sum of sub-blocks' sums times their integer
+//!   scales; with minimums then `fma(-total, dmin_w * d_x, sum)`, where `total`
+//!   is that of sub-blocks' activations times their integer minimums.
+//!
+//! Other types (IQ1 to IQ3, TQ, NVFP4, Q8_K) stay as they are, with a scale
+//! for 16 activations; groups of 16 are the terms of the order above.
 //!
 //! [`LoadOptions::precision`]: inference_core::LoadOptions::precision
 //! [`Precision::Fast`]: inference_core::Precision::Fast

@@ -31,8 +31,7 @@ pub(crate) trait Format {
 macro_rules! with_format {
     ($block_type:expr, $format:ident => $then:expr) => {
         $crate::kernels::format::with_format!(@ $block_type, $format => $then;
-            Nvfp4 Q2K Q3K Q4K Q5K Q6K Q8K
-            Iq1S Iq1M Iq2Xxs Iq2Xs Iq2S Iq3Xxs Iq3S Iq4Xs Tq1_0 Tq2_0)
+            Nvfp4 Q8K Iq1S Iq1M Iq2Xxs Iq2Xs Iq2S Iq3Xxs Iq3S Tq1_0 Tq2_0)
     };
     (@ $block_type:expr, $format:ident => $then:expr; $($name:ident)*) => {
         match $block_type {
@@ -94,11 +93,6 @@ macro_rules! formats {
 
 formats! {
     Nvfp4: 64 in 36, signed, scales, four_scales unpack_nvfp4;
-    Q2K: 256 in 84, unsigned, offsets, one unpack_q2_k;
-    Q3K: 256 in 110, signed, scales, one unpack_q3_k;
-    Q4K: 256 in 144, unsigned, offsets, one unpack_q4_k;
-    Q5K: 256 in 176, unsigned, offsets, one unpack_q5_k;
-    Q6K: 256 in 210, signed, scales, one unpack_q6_k;
     Q8K: 256 in 292, signed, scales, one unpack_q8_k;
     Iq1S: 256 in 50, signed, scales, one unpack_iq1_s;
     Iq1M: 256 in 56, signed, scales, one unpack_iq1_m;
@@ -107,7 +101,6 @@ formats! {
     Iq2S: 256 in 82, signed, scales, one unpack_iq2_s;
     Iq3Xxs: 256 in 98, signed, scales, one unpack_iq3_xxs;
     Iq3S: 256 in 110, signed, scales, one unpack_iq3_s;
-    Iq4Xs: 256 in 136, signed, scales, one unpack_iq4_xs;
     Tq1_0: 256 in 54, signed, scales, one unpack_tq1_0;
     Tq2_0: 256 in 66, signed, scales, one unpack_tq2_0;
 }
