@@ -101,6 +101,9 @@ impl CpuBench {
         let available = std::thread::available_parallelism()?.get();
         let threads = self.threads.unwrap_or(available);
         println!("{machine}; {threads} threads; medians of {} rounds", self.rounds);
+        if machine.load().is_some_and(|load| load > 1.0) {
+            println!("Other work runs: engines that spin lose more by it, no ratio is worth much.");
+        }
         let tools = self.tools()?;
         let mut models = Vec::new();
         for path in &self.model {

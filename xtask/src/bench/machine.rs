@@ -40,6 +40,11 @@ impl Machine {
         })
     }
 
+    /// Processes that ran or wanted to, of the last minute (Linux).
+    pub(super) fn load(&self) -> Option<f64> {
+        self.load
+    }
+
     pub(super) fn to_json(&self) -> Value {
         let facts: serde_json::Map<String, Value> =
             self.facts.iter().map(|(key, value)| (key.clone(), json!(value))).collect();

@@ -38,7 +38,7 @@ impl LlamaTools {
                 return Err(format!("{}: no such program", path.display()).into());
             }
         }
-        Ok(Self { fork, folder: folder.to_owned() })
+        Ok(Self { fork, folder: folder.canonicalize()? })
     }
 
     /// The name in tables.
@@ -58,6 +58,7 @@ impl LlamaTools {
         generate: usize,
         rows: &[Row],
     ) -> Result<Vec<(Row, f64)>> {
+        let model = &model.canonicalize()?;
         let run = Run { tools: self, model, threads, generate };
         let mut lone: Vec<Row> = Vec::new();
         let mut batches = Vec::new();
@@ -110,6 +111,8 @@ impl Run<'_> {
     fn start(&self, program: &str, options: &[(&str, String)]) -> Result<String> {
         let path = self.tools.folder.join(program);
         let mut command = Command::new(&path);
+        // Some leave a log where they run.
+        command.current_dir(std::env::temp_dir());
         command.arg("-m").arg(self.model).args(["-t", &self.threads.to_string()]);
         for (option, value) in options {
             command.args([*option, value]);

@@ -46,7 +46,7 @@ impl fmt::Display for Row {
             Self::Prefill { tokens, depth } => write!(f, "prefill of {tokens} at depth {depth}"),
             Self::Decode { depth, batch: None } => write!(f, "decode at depth {depth}"),
             Self::Decode { depth, batch: Some(batch) } => {
-                write!(f, "decode at depth {depth}, {batch} sequences")
+                write!(f, "decode at depth {depth}, {batch} at once")
             }
         }
     }

@@ -48,7 +48,8 @@ impl CpuWorker {
             let seed = request["seed"].as_u64().ok_or("a request has no seed")?;
             answer(&match engine.measure(row, self.setup.generate, seed) {
                 Ok(rate) => json!({ "rate": rate }),
-                Err(error) => json!({ "error": error.to_string() }),
+                // A backtrace may follow.
+                Err(error) => json!({ "error": error.to_string().lines().next() }),
             })?;
         }
         Ok(())
