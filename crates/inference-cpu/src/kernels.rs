@@ -39,6 +39,38 @@ mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
+#[cfg(target_arch = "x86_64")]
+mod avx_vnni {
+    use super::packed::avx_vnni_lanes::AvxVnniLanes;
+
+    super::kernel_table!(
+        super::Tier::AvxVnni, with: super::avx2::TABLE, lanes: AvxVnniLanes, packed_rows: 4,
+        "avxvnni,avx2,fma,f16c"
+    );
+}
+#[cfg(target_arch = "x86_64")]
+mod avx512_vnni {
+    use super::packed::avx512_lanes::Avx512Lanes;
+
+    super::kernel_table!(
+        super::Tier::Avx512Vnni, with: super::avx512::TABLE, lanes: Avx512Lanes<true>,
+        packed_rows: 8, "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c"
+    );
+}
+#[cfg(target_arch = "aarch64")]
+mod neon_dotprod {
+    use super::packed::neon_lanes::NeonLanes;
+
+    super::kernel_table!(
+        super::Tier::NeonDotprod, with: super::neon::TABLE, lanes: NeonLanes<true>,
+        packed_rows: 4, "neon,dotprod"
+    );
+}
+
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected;
+#[cfg(target_arch = "x86_64")]
+use std::arch::is_x86_feature_detected;
 use std::fmt;
 
 use half::{bf16, f16};
@@ -63,15 +95,29 @@ pub enum Tier {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
-    /// x86-64 with AVX-512F.
+    /// x86-64 with AVX2 and AVX-VNNI.
+    AvxVnni,
+    /// x86-64 with AVX-512 (F, BW and VL).
     Avx512,
+    /// x86-64 with AVX-512 and its VNNI.
+    Avx512Vnni,
     /// aarch64 with NEON.
     Neon,
+    /// aarch64 with NEON and dot products of bytes.
+    NeonDotprod,
 }
 
 impl Tier {
     /// Every tier, the preferred ones first.
-    pub const ALL: [Self; 4] = [Self::Avx512, Self::Avx2, Self::Neon, Self::Scalar];
+    pub const ALL: [Self; 7] = [
+        Self::Avx512Vnni,
+        Self::Avx512,
+        Self::AvxVnni,
+        Self::Avx2,
+        Self::NeonDotprod,
+        Self::Neon,
+        Self::Scalar,
+    ];
 
     /// The fastest tier of this CPU.
     #[must_use]
@@ -85,14 +131,18 @@ impl Tier {
         self.kernels().is_some()
     }
 
-    /// The stable name: `scalar`, `avx2`, `avx512`, `neon`.
+    /// The stable name: `scalar`, `avx2`, `avx_vnni`, `avx512`, `avx512_vnni`,
+    /// `neon`, `neon_dotprod`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
+            Self::AvxVnni => "avx_vnni",
             Self::Avx512 => "avx512",
+            Self::Avx512Vnni => "avx512_vnni",
             Self::Neon => "neon",
+            Self::NeonDotprod => "neon_dotprod",
         }
     }
 
@@ -103,10 +153,20 @@ impl Tier {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => has_avx2().then_some(&avx2::KERNELS),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => (has_avx2() && std::arch::is_x86_feature_detected!("avx512f"))
-                .then_some(&avx512::KERNELS),
+            Self::AvxVnni => {
+                (has_avx2() && is_x86_feature_detected!("avxvnni")).then_some(&avx_vnni::KERNELS)
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => has_avx512().then_some(&avx512::KERNELS),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => (has_avx512() && is_x86_feature_detected!("avx512vnni"))
+                .then_some(&avx512_vnni::KERNELS),
             #[cfg(target_arch = "aarch64")]
-            Self::Neon => std::arch::is_aarch64_feature_detected!("neon").then_some(&neon::KERNELS),
+            Self::Neon => is_aarch64_feature_detected!("neon").then_some(&neon::KERNELS),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => (is_aarch64_feature_detected!("neon")
+                && is_aarch64_feature_detected!("dotprod"))
+            .then_some(&neon_dotprod::KERNELS),
             _ => None,
         }
     }
@@ -120,9 +180,17 @@ impl fmt::Display for Tier {
 
 #[cfg(target_arch = "x86_64")]
 fn has_avx2() -> bool {
-    std::arch::is_x86_feature_detected!("avx2")
-        && std::arch::is_x86_feature_detected!("fma")
-        && std::arch::is_x86_feature_detected!("f16c")
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    has_avx2()
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
 }
 
 /// The kernels of one instruction set.
@@ -236,6 +304,44 @@ macro_rules! kernel_table {
             blocks::affine::<$part, F, $parts>(args);
         }
 
+        $crate::kernels::kernel_table!(@packed $lanes, $packed_rows $(, $features)?);
+
+        pub(super) const TABLE: Kernels = Kernels {
+            tier: $tier,
+            f32: f32_kernels::KERNELS,
+            f16: f16_kernels::KERNELS,
+            bf16: bf16_kernels::KERNELS,
+            tile_rows: $tile_rows,
+            tile_panels: $tile_panels,
+            tiles,
+            finish,
+            q8_attention,
+            rms_norm,
+            gated,
+            quantize,
+            blocks: |kind| {
+                format::with_format!(kind, F => affine::<F> as BlockKernel)
+            },
+            quantize32,
+            quantize256,
+            packed: packed_kernels,
+        };
+
+        pub(super) static KERNELS: Kernels = TABLE;
+    };
+    // The kernels of a table, with other ones for packed weights.
+    (
+        $tier:expr, with: $table:expr, lanes: $lanes:ty, packed_rows: $packed_rows:literal,
+        $features:literal
+    ) => {
+        use $crate::kernels::{Chunk32, Chunk256, Kernels, PackedArgs, PackedKernels, packed};
+
+        $crate::kernels::kernel_table!(@packed $lanes, $packed_rows, $features);
+
+        pub(super) static KERNELS: Kernels =
+            Kernels { tier: $tier, quantize32, quantize256, packed: packed_kernels, ..$table };
+    };
+    (@packed $lanes:ty, $packed_rows:literal $(, $features:literal)?) => {
         $(#[target_feature(enable = $features)])?
         unsafe fn quantize32(x: &[f32], to: *mut Chunk32, stride: usize) {
             packed::quantize_row::<$lanes, _>(x, to, stride);
@@ -256,30 +362,11 @@ macro_rules! kernel_table {
             packed::many::<$lanes, P, $packed_rows>(args);
         }
 
-        pub(super) static KERNELS: Kernels = Kernels {
-            tier: $tier,
-            f32: f32_kernels::KERNELS,
-            f16: f16_kernels::KERNELS,
-            bf16: bf16_kernels::KERNELS,
-            tile_rows: $tile_rows,
-            tile_panels: $tile_panels,
-            tiles,
-            finish,
-            q8_attention,
-            rms_norm,
-            gated,
-            quantize,
-            blocks: |kind| {
-                format::with_format!(kind, F => affine::<F> as BlockKernel)
-            },
-            quantize32,
-            quantize256,
-            packed: |kind| {
-                packed::with_packed!(kind, P => {
-                    PackedKernels::of::<P>(packed_few::<P>, packed_many::<P>)
-                })
-            },
-        };
+        fn packed_kernels(kind: inference_gguf::BlockType) -> Option<PackedKernels> {
+            packed::with_packed!(kind, P => {
+                PackedKernels::of::<P>(packed_few::<P>, packed_many::<P>)
+            })
+        }
     };
     (
         @element $element:ty, $module:ident, $part:ty, $parts:literal, $rows:literal,

@@ -1,4 +1,4 @@
-//! x86-64 with AVX-512F: one register of sixteen lanes.
+//! x86-64 with AVX-512 (F, BW and VL): one register of sixteen lanes.
 
 use std::arch::x86_64::*;
 
@@ -145,6 +145,7 @@ impl Part for Avx512 {
 }
 
 kernel_table!(
-    super::Tier::Avx512, Avx512, parts: 1, rows: 4, weights: 4, single: 8, tile: 12 x 2, lanes: super::avx2::Avx2, packed_rows: 4,
-    "avx512f,avx2,fma,f16c"
+    super::Tier::Avx512, Avx512, parts: 1, rows: 4, weights: 4, single: 8, tile: 12 x 2,
+    lanes: super::packed::avx512_lanes::Avx512Lanes<false>, packed_rows: 8,
+    "avx512f,avx512bw,avx512vl,avx2,fma,f16c"
 );

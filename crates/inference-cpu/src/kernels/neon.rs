@@ -139,7 +139,7 @@ impl Part for Neon {
 ///
 /// As [`Part`].
 #[inline(always)]
-unsafe fn widen_f16(stored: uint16x4_t) -> float32x4_t {
+pub(super) unsafe fn widen_f16(stored: uint16x4_t) -> float32x4_t {
     let wide: float32x4_t;
     // The intrinsic for this instruction is not stable yet; the
     // instruction itself is part of the base architecture.
@@ -152,4 +152,5 @@ unsafe fn widen_f16(stored: uint16x4_t) -> float32x4_t {
     wide
 }
 
-kernel_table!(super::Tier::Neon, Neon, parts: 4, rows: 2, weights: 3, single: 4, tile: 6 x 1, lanes: super::scalar::Scalar, packed_rows: 4, "neon");
+kernel_table!(super::Tier::Neon, Neon, parts: 4, rows: 2, weights: 3, single: 4, tile: 6 x 1, 
+    lanes: super::packed::neon_lanes::NeonLanes<false>, packed_rows: 4, "neon");

@@ -22,6 +22,10 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2_lanes;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512_lanes;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx_vnni_lanes;
 mod blocks32;
 mod drivers;
 mod k_blocks;
@@ -31,9 +35,15 @@ mod k_tests;
 mod k_types;
 mod lanes;
 mod layout32;
+#[cfg(target_arch = "aarch64")]
+pub(super) mod neon_lanes;
 mod quads;
 #[cfg(target_arch = "x86_64")]
 mod quads_avx2;
+#[cfg(target_arch = "x86_64")]
+mod quads_avx512;
+#[cfg(target_arch = "aarch64")]
+mod quads_neon;
 mod quads_scalar;
 mod quantize;
 mod scalar_lanes;

@@ -14,7 +14,7 @@ use super::quads_avx2::Avx2Quads;
 use super::{Codes, Lanes};
 
 /// How many sums of two products a lane of 16 bits holds: an even number.
-const fn room(bits: u32) -> usize {
+pub(super) const fn room(bits: u32) -> usize {
     let room = 32_767 / (2 * 127 * ((1 << bits) - 1)) / 2 * 2;
     assert!(room > 0, "codes of so many bits are multiplied as ones with a sign");
     room
@@ -24,7 +24,7 @@ impl Lanes for Avx2 {
     type Floats = [__m256; 2];
     type Ints = [__m256i; 2];
     type Codes = [__m256i; 2];
-    type Quads = Avx2Quads;
+    type Quads = Avx2Quads<false>;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self::Floats {

@@ -69,3 +69,56 @@ pub(crate) trait Quads: Copy {
     /// 32-bit integers as floats, rounded to nearest.
     unsafe fn floats(self) -> Self::Floats;
 }
+
+/// What shuffles bytes within each lane of 16 bytes: byte `i` of a lane becomes
+/// its byte `bytes[i]`, or 0 where that is [`NONE`].
+pub(super) const fn within_lanes(bytes: [u8; 4]) -> [u8; 16] {
+    let mut control = [NONE; 16];
+    let mut i = 0;
+    while i < 16 {
+        if bytes[i % 4] != NONE {
+            control[i] = (i / 4 * 4) as u8 + bytes[i % 4];
+        }
+        i += 1;
+    }
+    control
+}
+
+/// No byte: zero.
+pub(super) const NONE: u8 = 0x80;
+
+/// The shuffles that [`Quads`] needs, by what they take: sub-scales of 16 bits
+/// in both halves or of 32, and pairs. Signed ones come to the upper ends, from
+/// where an arithmetic shift widens them.
+pub(super) struct Shuffles;
+
+impl Shuffles {
+    pub(super) const TWICE_UNSIGNED: [[u8; 16]; 4] = [
+        within_lanes([0, NONE, 0, NONE]),
+        within_lanes([1, NONE, 1, NONE]),
+        within_lanes([2, NONE, 2, NONE]),
+        within_lanes([3, NONE, 3, NONE]),
+    ];
+    pub(super) const TWICE_SIGNED: [[u8; 16]; 4] = [
+        within_lanes([NONE, 0, NONE, 0]),
+        within_lanes([NONE, 1, NONE, 1]),
+        within_lanes([NONE, 2, NONE, 2]),
+        within_lanes([NONE, 3, NONE, 3]),
+    ];
+    pub(super) const ONCE_UNSIGNED: [[u8; 16]; 4] = [
+        within_lanes([0, NONE, NONE, NONE]),
+        within_lanes([1, NONE, NONE, NONE]),
+        within_lanes([2, NONE, NONE, NONE]),
+        within_lanes([3, NONE, NONE, NONE]),
+    ];
+    pub(super) const ONCE_SIGNED: [[u8; 16]; 4] = [
+        within_lanes([NONE, NONE, NONE, 0]),
+        within_lanes([NONE, NONE, NONE, 1]),
+        within_lanes([NONE, NONE, NONE, 2]),
+        within_lanes([NONE, NONE, NONE, 3]),
+    ];
+    pub(super) const PAIR_UNSIGNED: [[u8; 16]; 2] =
+        [within_lanes([0, NONE, 1, NONE]), within_lanes([2, NONE, 3, NONE])];
+    pub(super) const PAIR_SIGNED: [[u8; 16]; 2] =
+        [within_lanes([NONE, 0, NONE, 1]), within_lanes([NONE, 2, NONE, 3])];
+}

@@ -1,47 +1,37 @@
-//! [`Quads`] of AVX2: two registers of eight lanes, sums in 16 bits.
+//! [`Quads`] of AVX2: two registers of eight lanes. Sums have 16 bits, or 32
+//! with AVX-VNNI.
 
 use std::arch::x86_64::*;
 
-use super::quads::Quads;
+use super::quads::{Quads, Shuffles};
 
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2Quads([__m256i; 2]);
+pub(crate) struct Avx2Quads<const VNNI: bool>([__m256i; 2]);
 
-/// What shuffles bytes `a` and `b` of every lane (0x80: zero) to its bytes 0
-/// and 2 (`at` 0) or 1 and 3 (`at` 1).
-const fn spread(a: u8, b: u8, at: usize) -> [u8; 32] {
-    let mut control = [0x80; 32];
-    let mut lane = 0;
-    while lane < 8 {
-        // Shuffles stay within 16 bytes.
-        let base = (4 * (lane % 4)) as u8;
-        control[4 * lane + at] = base + a;
-        control[4 * lane + 2 + at] = base + b;
-        lane += 1;
-    }
-    control
-}
-
-impl Avx2Quads {
-    /// Bytes that a control puts into lower halves, zero-extended to 16 bits.
+impl<const VNNI: bool> Avx2Quads<VNNI> {
     #[inline(always)]
-    unsafe fn spread_unsigned(self, control: &'static [u8; 32]) -> Self {
-        let control = _mm256_loadu_si256(control.as_ptr().cast());
+    unsafe fn shuffled(self, control: &'static [u8; 16]) -> Self {
+        let control = _mm256_broadcastsi128_si256(_mm_loadu_si128(control.as_ptr().cast()));
         Self([_mm256_shuffle_epi8(self.0[0], control), _mm256_shuffle_epi8(self.0[1], control)])
     }
 
-    /// Bytes that a control puts into upper halves, sign-extended to 16 bits.
+    /// Upper halves, as signed 16-bit integers.
     #[inline(always)]
-    unsafe fn spread_signed(self, control: &'static [u8; 32]) -> Self {
-        let upper = self.spread_unsigned(control);
-        Self([_mm256_srai_epi16::<8>(upper.0[0]), _mm256_srai_epi16::<8>(upper.0[1])])
+    unsafe fn signed16(self) -> Self {
+        Self([_mm256_srai_epi16::<8>(self.0[0]), _mm256_srai_epi16::<8>(self.0[1])])
+    }
+
+    /// Uppermost bytes, as signed 32-bit integers.
+    #[inline(always)]
+    unsafe fn signed32(self) -> Self {
+        Self([_mm256_srai_epi32::<24>(self.0[0]), _mm256_srai_epi32::<24>(self.0[1])])
     }
 }
 
-impl Quads for Avx2Quads {
+impl<const VNNI: bool> Quads for Avx2Quads<VNNI> {
     type Floats = [__m256; 2];
-    const WIDE: bool = false;
-    const SIGNED: bool = true;
+    const WIDE: bool = VNNI;
+    const SIGNED: bool = !VNNI;
 
     #[inline(always)]
     unsafe fn load(from: *const u8) -> Self {
@@ -106,6 +96,12 @@ impl Quads for Avx2Quads {
     #[inline(always)]
     unsafe fn dot(sums: Self, codes: Self, activations: Self) -> Self {
         let x = activations.0[0];
+        if VNNI {
+            return Self([
+                _mm256_dpbusd_avx_epi32(sums.0[0], codes.0[0], x),
+                _mm256_dpbusd_avx_epi32(sums.0[1], codes.0[1], x),
+            ]);
+        }
         Self([
             _mm256_add_epi16(sums.0[0], _mm256_maddubs_epi16(codes.0[0], x)),
             _mm256_add_epi16(sums.0[1], _mm256_maddubs_epi16(codes.0[1], x)),
@@ -114,45 +110,58 @@ impl Quads for Avx2Quads {
 
     #[inline(always)]
     unsafe fn dot_signed(sums: Self, codes: Self, activations: Self) -> Self {
-        // The instruction wants one factor unsigned: the sign moves over.
+        // The instructions want one factor unsigned: the sign moves over.
         let x = activations.0[0];
         let x = [_mm256_sign_epi8(x, codes.0[0]), _mm256_sign_epi8(x, codes.0[1])];
+        let sizes = [_mm256_abs_epi8(codes.0[0]), _mm256_abs_epi8(codes.0[1])];
+        if VNNI {
+            return Self([
+                _mm256_dpbusd_avx_epi32(sums.0[0], sizes[0], x[0]),
+                _mm256_dpbusd_avx_epi32(sums.0[1], sizes[1], x[1]),
+            ]);
+        }
         Self([
-            _mm256_add_epi16(sums.0[0], _mm256_maddubs_epi16(_mm256_abs_epi8(codes.0[0]), x[0])),
-            _mm256_add_epi16(sums.0[1], _mm256_maddubs_epi16(_mm256_abs_epi8(codes.0[1]), x[1])),
+            _mm256_add_epi16(sums.0[0], _mm256_maddubs_epi16(sizes[0], x[0])),
+            _mm256_add_epi16(sums.0[1], _mm256_maddubs_epi16(sizes[1], x[1])),
         ])
     }
 
     #[inline(always)]
     unsafe fn scale_of_unsigned<const N: usize>(self) -> Self {
-        const CONTROLS: [[u8; 32]; 4] =
-            [spread(0, 0, 0), spread(1, 1, 0), spread(2, 2, 0), spread(3, 3, 0)];
-        self.spread_unsigned(const { &CONTROLS[N] })
+        match VNNI {
+            true => self.shuffled(const { &Shuffles::ONCE_UNSIGNED[N] }),
+            false => self.shuffled(const { &Shuffles::TWICE_UNSIGNED[N] }),
+        }
     }
 
     #[inline(always)]
     unsafe fn scale_of_signed<const N: usize>(self) -> Self {
-        const CONTROLS: [[u8; 32]; 4] =
-            [spread(0, 0, 1), spread(1, 1, 1), spread(2, 2, 1), spread(3, 3, 1)];
-        self.spread_signed(const { &CONTROLS[N] })
+        match VNNI {
+            true => self.shuffled(const { &Shuffles::ONCE_SIGNED[N] }).signed32(),
+            false => self.shuffled(const { &Shuffles::TWICE_SIGNED[N] }).signed16(),
+        }
     }
 
     #[inline(always)]
     unsafe fn scaled(total: Self, sums: Self, scale: Self) -> Self {
+        if VNNI {
+            return Self([
+                _mm256_add_epi32(total.0[0], _mm256_mullo_epi32(sums.0[0], scale.0[0])),
+                _mm256_add_epi32(total.0[1], _mm256_mullo_epi32(sums.0[1], scale.0[1])),
+            ]);
+        }
         // Both halves of a lane hold the scale: this multiplies and widens.
         Self::dot_pairs(total, sums, scale)
     }
 
     #[inline(always)]
     unsafe fn pair_of_unsigned<const N: usize>(self) -> Self {
-        const CONTROLS: [[u8; 32]; 2] = [spread(0, 1, 0), spread(2, 3, 0)];
-        self.spread_unsigned(const { &CONTROLS[N] })
+        self.shuffled(const { &Shuffles::PAIR_UNSIGNED[N] })
     }
 
     #[inline(always)]
     unsafe fn pair_of_signed<const N: usize>(self) -> Self {
-        const CONTROLS: [[u8; 32]; 2] = [spread(0, 1, 1), spread(2, 3, 1)];
-        self.spread_signed(const { &CONTROLS[N] })
+        self.shuffled(const { &Shuffles::PAIR_SIGNED[N] }).signed16()
     }
 
     #[inline(always)]
