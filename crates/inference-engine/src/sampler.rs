@@ -9,6 +9,7 @@
 //! [seed contract](crate::rng) assigns to the token's index.
 
 mod candidates;
+mod exponential;
 mod penalties;
 mod truncation;
 
@@ -179,8 +180,7 @@ impl Sampler {
     /// The steps from temperature on.
     fn survivors(&self, logits: &[f32]) -> Candidates {
         let params = &self.params;
-        let mut candidates = Candidates::new(logits, params.temperature);
-        truncation::top_k(&mut candidates, params.top_k);
+        let mut candidates = Candidates::top(logits, params.temperature, params.top_k);
         truncation::top_p(&mut candidates, params.top_p);
         truncation::min_p(&mut candidates, params.min_p);
         truncation::typical_p(&mut candidates, params.typical_p);
