@@ -90,10 +90,16 @@
 //! outnumber CPUs. Without a step they soon sleep. Work that is too small to
 //! share runs on the calling thread. A panic of shared work is the caller's.
 //!
+//! A step is computed on slices of buffers that are kept from one to the next:
+//! the maps of one input are one piece of shared work, gates are activated
+//! where they were computed, and a map that an adapter wraps is called with
+//! tensors, with the same result.
+//!
 //! The handshake is tried in all orders by loom: `cargo test -p inference-cpu
 //! --features loom-tests --lib loom`.
 
 mod activations;
+mod arena;
 mod attention;
 mod backend;
 mod block_product;
@@ -111,6 +117,10 @@ mod packed_product;
 mod packed_rows;
 mod packed_weight;
 mod panel_memory;
+mod step;
+mod step_attention;
+mod step_maps;
+mod step_mlp;
 mod sync;
 mod thread_options;
 mod view;

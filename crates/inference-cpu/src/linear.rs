@@ -8,6 +8,7 @@ use inference_candle::{Linear, Weight};
 use inference_core::{Error, Result};
 
 use crate::activations::Activations;
+use crate::packed_product::PackedProduct;
 use crate::view::{Contiguous, shapes, tensor};
 
 /// An affine map that writes its result where it is told to.
@@ -22,6 +23,12 @@ pub(crate) trait Product: Send + Sync + fmt::Debug {
     /// shared with other maps of the same input; what it is quantized to is
     /// computed once.
     fn forward_into(&self, x: &Activations<'_>, out: &mut [f32]) -> Result<()>;
+
+    /// The map itself where its weights are packed: several of them can be
+    /// computed as one piece of work.
+    fn as_packed(&self) -> Option<&PackedProduct> {
+        None
+    }
 }
 
 /// A [`Product`] as the decoder holds it.

@@ -1,15 +1,16 @@
 //! The operations of the CPU.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Tensor};
 use inference_candle::{
     Activation, AttentionSpec, BatchView, Decoder, KvCache, KvLayout, Linear, Ops, Weight,
-    WeightType, reference,
+    WeightType,
 };
 use inference_core::{Error, Precision, Result};
 
 use crate::CpuOptions;
+use crate::arena::Arena;
 use crate::attention::{Keys, Operands, attend, store};
 use crate::block_product::BlockProduct;
 use crate::decoded_product::DecodedProduct;
@@ -30,11 +31,13 @@ const CHUNK: usize = 1 << 14;
 /// [`ReferenceOps`](inference_candle::ReferenceOps).
 #[derive(Clone, Debug)]
 pub struct CpuOps {
-    device: Device,
-    kernels: &'static Kernels,
-    workers: Workers,
+    pub(crate) device: Device,
+    pub(crate) kernels: &'static Kernels,
+    pub(crate) workers: Workers,
     precision: Precision,
     memory: WeightMemory,
+    /// The buffers of a step.
+    pub(crate) arena: Arc<Mutex<Arena>>,
 }
 
 impl CpuOps {
@@ -55,7 +58,8 @@ impl CpuOps {
         let workers = Workers::new(&options.threads)?;
         let precision = options.precision.unwrap_or(Precision::Fast);
         let memory = WeightMemory::default();
-        Ok(Self { device: Device::Cpu, kernels, workers, precision, memory })
+        let arena = Arc::default();
+        Ok(Self { device: Device::Cpu, kernels, workers, precision, memory, arena })
     }
 
     /// The instruction set in use.
@@ -68,6 +72,91 @@ impl CpuOps {
     #[must_use]
     pub fn threads(&self) -> usize {
         self.workers.threads()
+    }
+
+    /// The embeddings of tokens, `[ids, hidden]`.
+    pub(crate) fn embed(&self, table: &Weight, ids: &[u32], out: &mut [f32]) -> Result<()> {
+        let &[_, hidden] = table.shape() else {
+            return Err(shapes("embedding", &[table.shape()]));
+        };
+        if out.len() != ids.len() * hidden {
+            return Err(shapes("embedding", &[&[out.len()], &[ids.len(), hidden]]));
+        }
+        match table.as_tensor() {
+            Some(table) => {
+                let rows = Contiguous::new(table, "embedding table")?;
+                let rows = rows.elements()?;
+                match rows.any()? {
+                    AnyFloats::F32(rows) => gather(rows, ids, hidden, out),
+                    AnyFloats::F16(rows) => gather(rows, ids, hidden, out),
+                    AnyFloats::Bf16(rows) => gather(rows, ids, hidden, out),
+                }
+            }
+            None => {
+                let mut rows = ids.iter().zip(out.chunks_exact_mut(hidden.max(1)));
+                rows.try_for_each(|(id, out)| table.decode_rows(*id as usize, out))
+            }
+        }
+    }
+
+    /// Attention of `[tokens, heads * head_dim]` queries, whose keys and values
+    /// are `[tokens, kv_heads * head_dim]` each; `out` is as the queries.
+    pub(crate) fn attend_slices(
+        &self,
+        [q, k, v]: [&[f32]; 3],
+        cache: Option<(&mut dyn KvCache, usize)>,
+        batch: &BatchView<'_>,
+        spec: &AttentionSpec,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let AttentionSpec { num_heads, num_kv_heads, head_dim, .. } = *spec;
+        let tokens = batch.positions.len();
+        let covered =
+            batch.sequences.iter().try_fold(0, |at, s| (s.start == at).then(|| at + s.len));
+        if q.len() != tokens * num_heads * head_dim
+            || k.len() != tokens * num_kv_heads * head_dim
+            || v.len() != k.len()
+            || out.len() != q.len()
+            || num_kv_heads == 0
+            || !num_heads.is_multiple_of(num_kv_heads)
+            || head_dim == 0
+            || spec.window == Some(0)
+            || covered != Some(tokens)
+        {
+            return Err(shapes("attention", &[&[q.len(), k.len(), v.len(), out.len()], &[tokens]]));
+        }
+        let operands = Operands { q, k, v };
+        let found = match cache {
+            None => {
+                if batch.sequences.iter().any(|sequence| sequence.position != 0) {
+                    return Err(Error::engine_message("earlier keys are wanted without a cache"));
+                }
+                let keys = Keys::Step { keys: operands.k, values: operands.v };
+                attend(self.kernels, &self.workers, &operands, &keys, batch, spec)?
+            }
+            Some((cache, layer)) => {
+                let Some(cache) = cache.as_any_mut().downcast_mut::<CpuKvCache>() else {
+                    return Err(Error::engine_message("a KV pool of another implementation"));
+                };
+                let layout = cache.layout().clone();
+                let blocks = LayerBlocks { layout: &layout, layer };
+                if layer >= layout.num_layers
+                    || layout.num_kv_heads != num_kv_heads
+                    || layout.head_dim != head_dim
+                {
+                    let found = [layout.num_layers, layout.num_kv_heads, layout.head_dim];
+                    return Err(shapes("KV pool", &[&found, &[layer, num_kv_heads, head_dim]]));
+                }
+                match &mut cache.pools {
+                    Pools::F32(pool) => self.attend_pool(pool, blocks, &operands, batch, spec)?,
+                    Pools::F16(pool) => self.attend_pool(pool, blocks, &operands, batch, spec)?,
+                    Pools::Bf16(pool) => self.attend_pool(pool, blocks, &operands, batch, spec)?,
+                    Pools::Q8(pool) => self.attend_pool(pool, blocks, &operands, batch, spec)?,
+                }
+            }
+        };
+        out.copy_from_slice(&found);
+        Ok(())
     }
 
     fn attend_pool<T: Stored>(
@@ -119,22 +208,7 @@ impl Ops for CpuOps {
             return Err(shapes("embedding", &[table.shape()]));
         };
         let mut out = vec![0.0f32; ids.len() * hidden];
-        match table.as_tensor() {
-            Some(table) => {
-                let rows = Contiguous::new(table, "embedding table")?;
-                let rows = rows.elements()?;
-                match rows.any()? {
-                    AnyFloats::F32(rows) => gather(rows, ids, hidden, &mut out)?,
-                    AnyFloats::F16(rows) => gather(rows, ids, hidden, &mut out)?,
-                    AnyFloats::Bf16(rows) => gather(rows, ids, hidden, &mut out)?,
-                }
-            }
-            None => {
-                for (id, out) in ids.iter().zip(out.chunks_exact_mut(hidden.max(1))) {
-                    table.decode_rows(*id as usize, out)?;
-                }
-            }
-        }
+        self.embed(table, ids, &mut out)?;
         tensor(out, (ids.len(), hidden))
     }
 
@@ -204,52 +278,17 @@ impl Ops for CpuOps {
     ) -> Result<Tensor> {
         let AttentionSpec { num_heads, num_kv_heads, head_dim, .. } = *spec;
         let tokens = batch.positions.len();
-        let covered =
-            batch.sequences.iter().try_fold(0, |at, s| (s.start == at).then(|| at + s.len));
         if q.dims() != [tokens, num_heads, head_dim]
             || k.dims() != [tokens, num_kv_heads, head_dim]
             || v.dims() != k.dims()
-            || num_kv_heads == 0
-            || !num_heads.is_multiple_of(num_kv_heads)
-            || head_dim == 0
-            || spec.window == Some(0)
-            || covered != Some(tokens)
         {
             return Err(shapes("attention", &[q.dims(), k.dims(), v.dims(), &[tokens]]));
         }
         let q = Contiguous::new(q, "queries")?;
         let (k, v) = (Contiguous::new(k, "keys")?, Contiguous::new(v, "values")?);
         let (q, k, v) = (q.elements()?, k.elements()?, v.elements()?);
-        let operands = Operands { q: q.f32()?, k: k.f32()?, v: v.f32()? };
-        let out = match cache {
-            None => {
-                if batch.sequences.iter().any(|sequence| sequence.position != 0) {
-                    return Err(Error::engine_message("earlier keys are wanted without a cache"));
-                }
-                let keys = Keys::Step { keys: operands.k, values: operands.v };
-                attend(self.kernels, &self.workers, &operands, &keys, batch, spec)?
-            }
-            Some((cache, layer)) => {
-                let Some(cache) = cache.as_any_mut().downcast_mut::<CpuKvCache>() else {
-                    return Err(Error::engine_message("a KV pool of another implementation"));
-                };
-                let layout = cache.layout().clone();
-                let blocks = LayerBlocks { layout: &layout, layer };
-                if layer >= layout.num_layers
-                    || layout.num_kv_heads != num_kv_heads
-                    || layout.head_dim != head_dim
-                {
-                    let found = [layout.num_layers, layout.num_kv_heads, layout.head_dim];
-                    return Err(shapes("KV pool", &[&found, &[layer, num_kv_heads, head_dim]]));
-                }
-                match &mut cache.pools {
-                    Pools::F32(pool) => self.attend_pool(pool, blocks, &operands, batch, spec)?,
-                    Pools::F16(pool) => self.attend_pool(pool, blocks, &operands, batch, spec)?,
-                    Pools::Bf16(pool) => self.attend_pool(pool, blocks, &operands, batch, spec)?,
-                    Pools::Q8(pool) => self.attend_pool(pool, blocks, &operands, batch, spec)?,
-                }
-            }
-        };
+        let mut out = vec![0.0f32; tokens * num_heads * head_dim];
+        self.attend_slices([q.f32()?, k.f32()?, v.f32()?], cache, batch, spec, &mut out)?;
         tensor(out, (tokens, num_heads * head_dim))
     }
 
@@ -297,7 +336,7 @@ impl Ops for CpuOps {
         cache: Option<&mut dyn KvCache>,
         logit_rows: &[usize],
     ) -> Result<Tensor> {
-        self.workers.region(|| reference::step(self, decoder, tokens, batch, cache, logit_rows))
+        self.workers.region(|| self.execute(decoder, tokens, batch, cache, logit_rows))
     }
 }
 

@@ -61,6 +61,21 @@ impl PackedProduct {
         self.weight.panels()
     }
 
+    /// Panels per task, of `panels` in all that threads compute together.
+    pub(crate) fn panels_per_task(&self, rows: usize, panels: usize) -> usize {
+        let most = match rows <= FEW_ROWS {
+            true => TASK_BYTES / self.weight.panel_bytes().max(1),
+            false => TASK_PANELS,
+        };
+        // Several tasks for each thread, so that none waits long for the last.
+        (panels / (8 * self.workers.threads())).clamp(1, most.max(1))
+    }
+
+    /// The input as [`compute`](Self::compute) wants it.
+    pub(crate) fn quantized(&self, x: &Activations<'_>) -> SharedIn {
+        SharedIn(x.quantized(self.weight.chunks(), self.table, &self.workers))
+    }
+
     /// Computes the features of some panels for all rows. `x` are chunks of
     /// `rows` quantized rows.
     ///
@@ -105,6 +120,10 @@ impl PackedProduct {
 }
 
 impl Product for PackedProduct {
+    fn as_packed(&self) -> Option<&PackedProduct> {
+        Some(self)
+    }
+
     fn in_features(&self) -> usize {
         self.weight.in_features()
     }
@@ -118,13 +137,8 @@ impl Product for PackedProduct {
         if x.values().len() != rows * k || k == 0 || out.len() != rows * n {
             return Err(shapes("linear", &[&[x.values().len()], &[n, k], &[out.len()]]));
         }
-        let quantized = SharedIn(x.quantized(self.weight.chunks(), self.table, &self.workers));
-        let most = match rows <= FEW_ROWS {
-            true => TASK_BYTES / self.weight.panel_bytes(),
-            false => TASK_PANELS,
-        };
-        // Several tasks for each thread, so that none waits long for the last.
-        let per_task = (self.panels() / (8 * self.workers.threads())).clamp(1, most.max(1));
+        let quantized = self.quantized(x);
+        let per_task = self.panels_per_task(rows, self.panels());
         let target = SharedOut(out.as_mut_ptr());
         self.workers.for_each(self.panels().div_ceil(per_task), rows * n * k, |task| {
             let first = task * per_task;
@@ -139,7 +153,7 @@ impl Product for PackedProduct {
 
 /// Quantized activations that tasks read.
 #[derive(Clone, Copy)]
-struct SharedIn(*const u8);
+pub(crate) struct SharedIn(*const u8);
 
 // SAFETY: what it points to is only read.
 unsafe impl Send for SharedIn {}
@@ -147,7 +161,7 @@ unsafe impl Send for SharedIn {}
 unsafe impl Sync for SharedIn {}
 
 impl SharedIn {
-    fn get(self) -> *const u8 {
+    pub(crate) fn get(self) -> *const u8 {
         self.0
     }
 }

@@ -1,0 +1,200 @@
+//! Several maps of one input, as one piece of shared work.
+
+use std::sync::Arc;
+
+use inference_candle::{GatedMlp, Linear};
+use inference_core::Result;
+
+use crate::CpuOps;
+use crate::activations::Activations;
+use crate::kernels::packed::FEATURES;
+use crate::linear::{CpuLinear, SharedOut};
+use crate::packed_product::{PackedProduct, SharedIn};
+use crate::step::TASK;
+use crate::view::{Contiguous, shapes, tensor};
+
+/// Elements that are activated at a time.
+const SPAN: usize = 512;
+
+/// A map's share of the work: `tasks` times `panels` of its panels.
+struct Part<'a> {
+    product: &'a PackedProduct,
+    x: SharedIn,
+    out: SharedOut,
+    panels: usize,
+    tasks: usize,
+}
+
+impl<'a> Part<'a> {
+    fn new(
+        product: &'a PackedProduct,
+        x: &Activations<'_>,
+        out: &mut [f32],
+        panels: usize,
+    ) -> Self {
+        let tasks = product.panels().div_ceil(panels);
+        Self { product, x: product.quantized(x), out: SharedOut(out.as_mut_ptr()), panels, tasks }
+    }
+
+    /// # Safety
+    ///
+    /// `x` has `rows` rows of the product's width, the output as many of its
+    /// features; no other call has this task.
+    unsafe fn compute(&self, task: usize, rows: usize) {
+        let first = task * self.panels;
+        let panels = first..(first + self.panels).min(self.product.panels());
+        // SAFETY: as above; tasks have panels of their own.
+        unsafe { self.product.compute(panels, self.x.get(), rows, self.out) };
+    }
+}
+
+/// The packed product behind a map, where it is one of ours.
+fn packed(map: &Arc<dyn Linear>) -> Option<&PackedProduct> {
+    map.as_any()?.downcast_ref::<CpuLinear>()?.product.as_packed()
+}
+
+/// Whether `x` and `out` are what the map takes and gives.
+fn check(map: &Arc<dyn Linear>, x: &Activations<'_>, out: &[f32]) -> Result<()> {
+    let (rows, width, features) = (x.rows(), map.in_features(), map.out_features());
+    if width == 0 || x.values().len() != rows * width || out.len() != rows * features {
+        let found = [x.values().len(), out.len()];
+        return Err(shapes("linear", &[&found, &[rows, features, width]]));
+    }
+    Ok(())
+}
+
+impl CpuOps {
+    /// Affine maps of `x`, each over all of its output.
+    pub(crate) fn maps<const N: usize>(
+        &self,
+        maps: [&Arc<dyn Linear>; N],
+        x: &Activations<'_>,
+        outs: [&mut [f32]; N],
+    ) -> Result<()> {
+        for (map, out) in maps.iter().zip(&outs) {
+            check(map, x, out)?;
+        }
+        if !maps.iter().all(|map| packed(map).is_some()) {
+            let mut each = maps.into_iter().zip(outs);
+            return each.try_for_each(|(map, out)| self.map(map, x, out));
+        }
+        let rows = x.rows();
+        let products: Vec<_> = maps.iter().filter_map(|map| packed(map)).collect();
+        let panels = products.iter().map(|product| product.panels()).sum();
+        let parts: Vec<_> = products
+            .iter()
+            .zip(outs)
+            .map(|(product, out)| Part::new(product, x, out, product.panels_per_task(rows, panels)))
+            .collect();
+        let tasks = parts.iter().map(|part| part.tasks).sum();
+        let work = maps.iter().map(|map| rows * map.in_features() * map.out_features()).sum();
+        self.workers.for_each(tasks, work, |mut task| {
+            for part in &parts {
+                if task < part.tasks {
+                    // SAFETY: the sizes were checked, and each task of each
+                    // part is computed once.
+                    unsafe { part.compute(task, rows) };
+                    return;
+                }
+                task -= part.tasks;
+            }
+        });
+        Ok(())
+    }
+
+    /// An affine map of `x` over all of `out`.
+    pub(crate) fn map(
+        &self,
+        map: &Arc<dyn Linear>,
+        x: &Activations<'_>,
+        out: &mut [f32],
+    ) -> Result<()> {
+        check(map, x, out)?;
+        if packed(map).is_some() {
+            return self.maps([map], x, [out]);
+        }
+        if let Some(own) = map.as_any().and_then(|map| map.downcast_ref::<CpuLinear>()) {
+            return own.product.forward_into(x, out);
+        }
+        let result = map.forward(&tensor(x.values().to_vec(), (x.rows(), map.in_features()))?)?;
+        let result = Contiguous::new(&result, "linear")?;
+        let result = result.elements()?;
+        let result = result.f32()?;
+        if result.len() != out.len() {
+            return Err(shapes("linear", &[&[result.len()], &[out.len()]]));
+        }
+        out.copy_from_slice(result);
+        Ok(())
+    }
+
+    /// `gate = activation(gate(x)) * up(x)`: where both are packed, the few
+    /// features of a task are activated while they are in its cache.
+    pub(crate) fn gated_maps(
+        &self,
+        mlp: &GatedMlp,
+        x: &Activations<'_>,
+        gate: &mut [f32],
+        up: &mut [f32],
+    ) -> Result<()> {
+        check(&mlp.gate, x, gate)?;
+        check(&mlp.up, x, up)?;
+        if gate.len() != up.len() {
+            return Err(shapes("gated_activation", &[&[gate.len()], &[up.len()]]));
+        }
+        let (Some(gate_product), Some(up_product)) = (packed(&mlp.gate), packed(&mlp.up)) else {
+            self.maps([&mlp.gate, &mlp.up], x, [gate, &mut *up])?;
+            self.activate(mlp, gate, up);
+            return Ok(());
+        };
+        let (rows, n, width) = (x.rows(), mlp.gate.out_features(), mlp.gate.in_features());
+        // A task has twice as many: of the gate and of `up`.
+        let panels = gate_product.panels_per_task(rows, gate_product.panels());
+        let gate = Part::new(gate_product, x, gate, panels);
+        let up = Part::new(up_product, x, up, panels);
+        self.workers.for_each(gate.tasks, 2 * rows * n * width, |task| {
+            // SAFETY: the sizes were checked; both have the same features, so
+            // the same tasks, and each is computed once.
+            unsafe {
+                gate.compute(task, rows);
+                up.compute(task, rows);
+            }
+            let first = task * panels * FEATURES;
+            let len = (panels * FEATURES).min(n - first);
+            for row in 0..rows {
+                let at = row * n + first;
+                // SAFETY: within `[rows, n]`, and these features are this
+                // task's alone.
+                let (gate, up) = unsafe {
+                    let gate = std::slice::from_raw_parts_mut(gate.out.at(at), len);
+                    (gate, std::slice::from_raw_parts(up.out.at(at), len))
+                };
+                self.activate_span(mlp, gate, up);
+            }
+        });
+        Ok(())
+    }
+
+    /// `gate = activation(gate) * up`.
+    fn activate(&self, mlp: &GatedMlp, gate: &mut [f32], up: &[f32]) {
+        // An exponential costs some ten times a load.
+        let work = gate.len() * 8;
+        let task = if gate.len() > 16 * TASK { TASK } else { SPAN };
+        self.workers.for_each_chunk(gate, task, work, |chunk, gate| {
+            let up = up.get(chunk * task..).unwrap_or_default();
+            self.activate_span(mlp, gate, up);
+        });
+    }
+
+    /// The same of a run of elements; `up` is at least as long.
+    fn activate_span(&self, mlp: &GatedMlp, gate: &mut [f32], up: &[f32]) {
+        let mut copy = [0.0f32; SPAN];
+        for (gate, up) in gate.chunks_mut(SPAN).zip(up.chunks(SPAN)) {
+            let (Some(copy), Some(up)) = (copy.get_mut(..gate.len()), up.get(..gate.len())) else {
+                return;
+            };
+            copy.copy_from_slice(gate);
+            // SAFETY: the table is for this CPU, checked where it was chosen.
+            unsafe { (self.kernels.gated)(copy, up, gate, mlp.activation) };
+        }
+    }
+}
