@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use inference_core::{Error, Result};
 use memmap2::MmapMut;
 
-/// Bytes of a mapping. What of it is not written is not resident.
-const REGION: usize = 1 << 28;
+/// Bytes of the first mapping and of the largest; each is twice the one before.
+/// What of it is not written is not resident.
+const REGIONS: [usize; 2] = [1 << 23, 1 << 28];
 
 /// Bytes of a huge page.
 const HUGE: usize = 1 << 21;
@@ -72,7 +73,9 @@ impl WeightMemory {
             let resource = format!("memory for tensor `{tensor}`, in bytes");
             Error::exhausted(resource, len as u64, 0)
         };
-        let mut region = Region::map(len).ok_or_else(exhausted)?;
+        let [first, largest] = REGIONS;
+        let least = last.as_ref().map_or(first, |last| (2 * last.mapping.len).min(largest));
+        let mut region = Region::map(len.max(least)).ok_or_else(exhausted)?;
         let allocation = region.take(len).ok_or_else(exhausted)?;
         *last = Some(region);
         Ok(allocation)
@@ -82,7 +85,7 @@ impl WeightMemory {
 impl Region {
     /// A mapping for at least `len` bytes.
     fn map(len: usize) -> Option<Self> {
-        let len = len.max(REGION).checked_next_multiple_of(HUGE)?.checked_add(HUGE)?;
+        let len = len.checked_next_multiple_of(HUGE)?.checked_add(HUGE)?;
         let mut map = MmapMut::map_anon(len).ok()?;
         #[cfg(target_os = "linux")]
         if let Err(error) = map.advise(memmap2::Advice::HugePage) {
@@ -135,7 +138,7 @@ mod tests {
     #[test]
     fn allocations_are_aligned_zeroed_and_their_own() {
         let memory = WeightMemory::default();
-        let mut all: Vec<_> = [1, 64, 1000, 0, REGION, 77]
+        let mut all: Vec<_> = [1, 64, 1000, 0, REGIONS[0], 77, REGIONS[0] * 3, 9]
             .into_iter()
             .map(|len| memory.allocate(len, "t").unwrap())
             .collect();
