@@ -84,7 +84,7 @@ fn write_wide_model(folder: &Path) {
     }
     candle_core::safetensors::save(&wide, folder.join("model.safetensors")).unwrap();
     for (name, bytes) in inference_demo::FILES {
-        if !Path::new(name).extension().is_some_and(|kind| kind == "safetensors") {
+        if Path::new(name).extension().is_none_or(|kind| kind != "safetensors") {
             std::fs::write(folder.join(name), bytes).unwrap();
         }
     }
@@ -160,7 +160,6 @@ fn perplexity(model: &dyn TextModel, texts: &[Text]) -> f64 {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "the figures of docs/benchmarks.md")]
 fn eight_bit_activations_cost_little() {
     let folder = tempfile::tempdir().unwrap();
     let narrow = folder.path().join("narrow");

@@ -5,7 +5,7 @@ use inference_gguf::BlockType;
 use inference_gguf::blocks::Unpacked;
 use proptest::prelude::*;
 
-use super::{Chunk, Chunk256, FEATURES, PackedArgs};
+use super::{Chunk, Chunk32, Chunk256, FEATURES, PackedArgs};
 use crate::Tier;
 use crate::kernels::Kernels;
 
@@ -305,6 +305,82 @@ fn packing_loses_nothing() {
                 // Two roundings there, one here.
                 let close = (product - 127.0 * value).abs() <= 1e-5 * (1.0 + product.abs());
                 assert!(close, "{} feature {feature} value {i}: {product}, {value}", kind.0);
+            }
+        }
+    }
+}
+
+/// Types of 32 values on every instruction set against portable code, whose
+/// products `tests/packed.rs` compares with their definition.
+#[test]
+fn types_of_32_values_are_the_same_everywhere() {
+    for kind in [
+        BlockType::Q4_0,
+        BlockType::Q4_1,
+        BlockType::Q5_0,
+        BlockType::Q5_1,
+        BlockType::Q8_0,
+        BlockType::Iq4Nl,
+        BlockType::Mxfp4,
+    ] {
+        let mut random = Random(0xD1B5_4A32_D192_ED03);
+        // More than a tile's blocks, and the last of them not whole.
+        let (rows, blocks) = (11, 19);
+        let (n, k) = (2 * FEATURES, 32 * blocks);
+        let scalar = Tier::Scalar.kernels().unwrap();
+        let packing = (scalar.packed)(kind).unwrap();
+        let mut packed = vec![0; 2 * blocks * packing.block_bytes()];
+        for to in packed.chunks_exact_mut(packing.block_bytes()) {
+            let rows: [Vec<u8>; FEATURES] = std::array::from_fn(|_| {
+                let mut block: Vec<u8> =
+                    (0..kind.block_bytes()).map(|_| (random.next() >> 32) as u8).collect();
+                if kind == BlockType::Mxfp4 {
+                    block[0] = [0, 1, 2, 100, 127, 130][block[0] as usize % 6];
+                } else {
+                    // Not NaN, and of a usual size.
+                    block[1] &= 0xBB;
+                    block[3] &= 0xBB;
+                }
+                block
+            });
+            (packing.pack)(&rows.each_ref().map(Vec::as_slice), to);
+        }
+        let x: Vec<f32> = (0..rows * k).map(|_| random.activation()).collect();
+        let bias = vec![0.25; n];
+        let product = |kernels: &Kernels| {
+            let chunk_count = k.div_ceil(SUPER);
+            let mut chunks = vec![Chunk32::ZERO; rows * chunk_count];
+            for (row, x) in x.chunks(k).enumerate() {
+                // SAFETY: as many chunks as the row takes, `rows` apart; the
+                // table is for this CPU.
+                unsafe { (kernels.quantize32)(x, chunks.as_mut_ptr().add(row), rows) };
+            }
+            let packing = (kernels.packed)(kind).unwrap();
+            [packing.few, packing.many].map(|kernel| {
+                let mut out = vec![f32::MAX; rows * n];
+                let args = PackedArgs {
+                    x: chunks.as_ptr().cast(),
+                    x_rows: rows,
+                    rows,
+                    w: packed.as_ptr(),
+                    panels: 2,
+                    blocks,
+                    features: n,
+                    bias: bias.as_ptr(),
+                    out: out.as_mut_ptr(),
+                    out_stride: n,
+                };
+                // SAFETY: the extents are those of the vectors.
+                unsafe { kernel(&args) };
+                bits(&out)
+            })
+        };
+        let [expected, other] = product(scalar);
+        assert_eq!(expected, other, "{kind}");
+        assert!(expected.iter().any(|x| *x != expected[0]), "{kind}");
+        for kernels in tables() {
+            for out in product(kernels) {
+                assert_eq!(out, expected, "{kind} {}", kernels.tier);
             }
         }
     }
