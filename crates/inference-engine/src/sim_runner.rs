@@ -59,6 +59,8 @@ pub struct SimSpec {
     /// Whether blocks can be shared, copied and moved
     /// ([`ModelRunner::kv_blocks`]).
     pub shares_blocks: bool,
+    /// Whether those blocks can be read and written.
+    pub reads_blocks: bool,
     /// Prompts longer than this have keys and values of their own, as with
     /// rotary embeddings that depend on the length of the prompt: the sharing
     /// class is 1 for them and 0 for others.
@@ -78,6 +80,7 @@ impl Default for SimSpec {
             num_blocks: 512,
             inspects_attention: false,
             shares_blocks: true,
+            reads_blocks: true,
             long_prompt: usize::MAX,
             costs: StepCosts::default(),
             clock: SimClock::Virtual,
@@ -127,6 +130,13 @@ impl SimSpec {
     #[must_use]
     pub fn with_shared_blocks(mut self, shares: bool) -> Self {
         self.shares_blocks = shares;
+        self
+    }
+
+    /// Sets whether shared blocks can be read and written.
+    #[must_use]
+    pub fn with_readable_blocks(mut self, reads: bool) -> Self {
+        self.reads_blocks = reads;
         self
     }
 
@@ -182,6 +192,7 @@ pub struct SimRunner {
     spec: RunnerSpec,
     inspects_attention: bool,
     shares_blocks: bool,
+    reads_blocks: bool,
     long_prompt: usize,
     /// `[num_blocks * block_size]`: what each slot of the pool holds.
     slots: Vec<Option<Held>>,
@@ -200,6 +211,7 @@ impl SimRunner {
             spec: RunnerSpec::new(vocab_size, context_len, block_size, num_blocks),
             inspects_attention: spec.inspects_attention,
             shares_blocks: spec.shares_blocks,
+            reads_blocks: spec.reads_blocks,
             long_prompt: spec.long_prompt,
             slots: vec![None; block_size * num_blocks],
             control: control.clone(),
@@ -379,6 +391,10 @@ impl ModelRunner for SimRunner {
 }
 
 impl KvBlocks for SimRunner {
+    fn can_be_read(&self) -> bool {
+        self.reads_blocks
+    }
+
     fn format(&self) -> String {
         "sim".into()
     }

@@ -1,7 +1,7 @@
 //! How large llama.cpp's KV cache is.
 
 use inference_core::{Error, KvDtype, LoadOptions, Result};
-use inference_gguf::Metadata;
+use inference_gguf::{Metadata, Value};
 
 use crate::options;
 
@@ -23,7 +23,10 @@ pub(crate) struct KvShape {
     pub(crate) hidden_size: usize,
     pub(crate) num_heads: usize,
     pub(crate) num_kv_heads: usize,
+    /// Of queries and keys.
     pub(crate) head_dim: usize,
+    /// Of values.
+    pub(crate) value_dim: usize,
 }
 
 impl KvShape {
@@ -44,7 +47,7 @@ impl KvShape {
         // One number, or one for each layer.
         let per_layer = |name: &str| -> Result<Option<Vec<usize>>> {
             let key = key(name);
-            if metadata.array_len(&key)?.is_some() {
+            if matches!(metadata.get(&key)?, Some(Value::Array(_))) {
                 let numbers = metadata.numbers(&key)?.unwrap_or_default();
                 return Ok(Some(numbers.into_iter().map(|number| number as usize).collect()));
             }
@@ -66,6 +69,7 @@ impl KvShape {
             num_heads,
             num_kv_heads: kv_heads.iter().copied().max().unwrap_or(0),
             head_dim: key_dim,
+            value_dim,
         })
     }
 }
@@ -110,7 +114,13 @@ impl KvPlan {
             let expected = format!("1 to the model's limit of {limit} tokens");
             return Err(Error::invalid_option("context_len", asked, expected));
         }
-        let (_, bytes_of_32) = options::kv_type(options.kv_dtype.unwrap_or(KvDtype::F16))?;
+        let dtype = options.kv_dtype.unwrap_or(KvDtype::F16);
+        let (_, bytes_of_32) = options::kv_type(dtype)?;
+        let dims = [shape.head_dim, shape.value_dim];
+        if dtype == KvDtype::Q8_0 && dims.iter().any(|dim| !dim.is_multiple_of(32)) {
+            let expected = format!("f32, f16 or bf16 for heads of {} and {}", dims[0], dims[1]);
+            return Err(Error::invalid_option("kv_dtype", dtype, expected));
+        }
         let bytes = |cells: usize| {
             let elements = shape.position_elements.saturating_mul(cells as u64);
             elements.div_ceil(32).saturating_mul(bytes_of_32).max(1)
@@ -160,6 +170,7 @@ mod tests {
             num_heads: 4,
             num_kv_heads: 2,
             head_dim: 64,
+            value_dim: 64,
         }
     }
 
@@ -205,5 +216,9 @@ mod tests {
         let small = LoadOptions::new().with_kv_budget(600 << 10);
         assert!(refused(small.with_context_len(513)).contains("kv_budget"));
         assert!(refused(LoadOptions::new().with_kv_budget(1000)).contains("kv_budget"));
+        let narrow = KvShape { value_dim: 48, ..shape() };
+        let blocks = LoadOptions::new().with_kv_dtype(KvDtype::Q8_0);
+        let error = KvPlan::new(&narrow, &blocks, 1, false).unwrap_err();
+        assert!(error.to_string().contains("kv_dtype"), "{error}");
     }
 }

@@ -193,7 +193,8 @@ fn context_params(
     };
     let positions = count("context_len", plan.cells.saturating_mul(plan.sequences))?;
     let step_tokens = count("step_token_budget", step_tokens)?;
-    let (kv_type, _) = options::kv_type(options.kv_dtype.unwrap_or(KvDtype::F16))?;
+    let dtype = options.kv_dtype.unwrap_or(KvDtype::F16);
+    let (kv_type, _) = options::kv_type(dtype)?;
     Ok(LlamaContextParams::default()
         .with_n_ctx(NonZeroU32::new(positions))
         .with_n_seq_max(count("parallel_slots", plan.sequences)?)
@@ -203,6 +204,7 @@ fn context_params(
         .with_n_threads_batch(threads)
         .with_type_k(kv_type)
         .with_type_v(kv_type)
+        .with_flash_attention_policy(options::flash_attention(dtype))
         .with_kv_unified(plan.shares)
         .with_swa_full(true)
         .with_no_perf(true))

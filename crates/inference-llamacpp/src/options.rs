@@ -52,6 +52,18 @@ pub(crate) fn threads(options: &LoadOptions) -> Result<i32> {
     }
 }
 
+/// When attention is computed in tiles, which llama.cpp does with keys and
+/// values in f16: never where they are stored in f32, for those would be rounded
+/// first, always where only tiles can read them, and else as it finds best.
+/// The numbers are those of `llama_flash_attn_type`.
+pub(crate) fn flash_attention(dtype: KvDtype) -> i32 {
+    match dtype {
+        KvDtype::F32 => 0,
+        KvDtype::Q8_0 => 1,
+        _ => -1,
+    }
+}
+
 /// ggml's type of a KV type, and its bytes per 32 elements.
 pub(crate) fn kv_type(dtype: KvDtype) -> Result<(KvCacheType, u64)> {
     match dtype {

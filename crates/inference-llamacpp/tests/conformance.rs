@@ -16,16 +16,17 @@ use std::sync::Arc;
 
 use inference_candle::ReferenceOps;
 use inference_conformance::{LoadRefusal, ModelUnderTest, SuiteOptions, run};
-use inference_core::{ErrorKind, LoadOptions, ModelSource, Precision, Registry};
+use inference_core::{ErrorKind, KvDtype, LoadOptions, ModelSource, Precision, Registry};
 
 /// Files of the fixtures, and the largest difference of logits from products in
-/// f32: llama.cpp's keys and values are f16, and its activations 8-bit where
-/// weights are quantized.
+/// f32. llama.cpp promises no equal bits in company, so these are models whose
+/// tokens do not hang on them: f32 weights, keys and values, and nothing rounded
+/// but the table of GELU in Gemma 3. (Quantized ones are in `parity.rs`.)
 const MODELS: [(&str, f32); 4] = [
-    ("llama/llama-f32.gguf", 0.06),
-    ("qwen3/qwen3-f32.gguf", 0.06),
-    ("stories260k/stories260k-q8_0.gguf", 0.5),
-    ("llama-h256/llama-h256-q4_0.gguf", 1.0),
+    ("llama/llama-f32.gguf", 1e-3),
+    ("qwen3/qwen3-f32.gguf", 1e-3),
+    ("stories260k/stories260k-f32.gguf", 1e-3),
+    ("gemma3/gemma3-f32.gguf", 0.025),
 ];
 
 fn model(name: &str, path: &Path, tolerance: f32, scratch: &Path) -> ModelUnderTest {
@@ -45,7 +46,8 @@ fn model(name: &str, path: &Path, tolerance: f32, scratch: &Path) -> ModelUnderT
             .to_vec()
     };
     ModelUnderTest::new(name, source)
-        .with_load(LoadOptions::new().with_threads(2))
+        // Threads that spin are slow beside those of other tests.
+        .with_load(LoadOptions::new().with_threads(1).with_kv_dtype(KvDtype::F32))
         .with_tolerance(tolerance)
         .with_company_tolerance(tolerance)
         .with_references_of(&*trusted, &prompts, 24)

@@ -21,7 +21,7 @@ fn load(case: &GgufCase, options: &LoadOptions) -> Arc<dyn TextModel> {
 }
 
 fn options() -> LoadOptions {
-    LoadOptions::new().with_threads(2)
+    LoadOptions::new().with_threads(1)
 }
 
 /// The largest difference of last logits over the prompts, and how many of the
@@ -51,23 +51,25 @@ fn compare(case: &GgufCase, model: &dyn TextModel) -> (f32, Vec<usize>) {
 #[test]
 fn logits_are_as_near_as_llama_cpp_measured() {
     for case in FOLDERS.iter().flat_map(|folder| cases(folder)) {
-        let (diff, agreeing) = compare(&case, &*load(&case, &options()));
-        // Another version and other kernels: noise of the same size.
-        let bound = 1.5 * case.llama_cpp_diff + 0.01;
+        let (diff, _) = compare(&case, &*load(&case, &options()));
+        // Measured without attention in tiles, whose sums are f16.
+        let bound = 1.5 * case.llama_cpp_diff + 0.05;
         assert!(diff <= bound, "{}: {diff}, expected at most {bound}", case.name);
-        // Weights in f32 leave no room for another token.
-        if case.name.contains("f32") {
-            let all: Vec<_> = case.prompts.iter().map(|prompt| prompt.greedy.len()).collect();
-            assert_eq!(agreeing, all, "{}: greedy tokens", case.name);
-        }
     }
 }
 
 #[test]
-fn exact_keys_and_values_come_nearer() {
-    for case in cases("llama").iter().filter(|case| case.name.contains("f32")) {
-        let (half, _) = compare(case, &*load(case, &options()));
-        let (full, _) = compare(case, &*load(case, &options().with_kv_dtype(KvDtype::F32)));
-        assert!(full < 0.5 * half, "{}: {full} with f32, {half} with f16", case.name);
+fn unquantized_weights_give_the_reference() {
+    for case in FOLDERS.iter().flat_map(|folder| cases(folder)) {
+        if !case.name.contains("f32") {
+            continue;
+        }
+        let model = load(&case, &options().with_kv_dtype(KvDtype::F32));
+        let (diff, agreeing) = compare(&case, &*model);
+        // llama.cpp has GELU in a table of f16.
+        let bound = if case.name.contains("gemma") { 0.025 } else { 1e-3 };
+        assert!(diff < bound, "{}: last logits differ by {diff}", case.name);
+        let all: Vec<_> = case.prompts.iter().map(|prompt| prompt.greedy.len()).collect();
+        assert_eq!(agreeing, all, "{}: greedy tokens", case.name);
     }
 }

@@ -44,6 +44,24 @@ fn the_preempted_go_on_where_they_were() {
     }
 }
 
+/// A block may hold a whole sequence. One that runs then has all that it can
+/// need, and nothing is left unused for its sake.
+#[test]
+fn blocks_of_whole_sequences_are_all_used() {
+    for shares in [true, false] {
+        let spec = SimSpec::default().with_context_len(16).with_blocks(16, 3);
+        let (model, control) = model(spec.with_shared_blocks(shares), EngineOptions::new());
+        let items = (0..3).map(|i| BatchItem::new(vec![i; 3]).with_options(greedy(6)));
+        for output in model.batch_generate(items.collect()).unwrap().collect_all() {
+            assert_eq!(output.unwrap().tokens.len(), 6);
+        }
+        let widest = control.batches().iter().map(|batch| batch.sequences.len()).max();
+        assert_eq!(widest, Some(3));
+        assert_eq!(model.metrics().preemptions, 0);
+        assert_idle(&model);
+    }
+}
+
 /// The best that is left advances in each step, so all are done after as many
 /// steps as they would take one after the other, each computed again once.
 #[test]

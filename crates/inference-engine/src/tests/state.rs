@@ -173,6 +173,16 @@ fn what_cannot_be_resumed_is_refused() {
     let spec = SimSpec::default().with_shared_blocks(false);
     let (without, _) = model(spec, EngineOptions::default());
     assert!(without.as_state().is_none());
+
+    let spec = SimSpec::default().with_readable_blocks(false);
+    let (unreadable, _) = model(spec, EngineOptions::default());
+    assert!(unreadable.as_state().is_none());
+    let options = GenerateOptions::new().with_max_tokens(4).with_prompt_lookup(4);
+    let cached = |options: GenerateOptions| {
+        let stream = unreadable.generate(prompt(9).into(), options).unwrap();
+        stream.finish().unwrap().metrics.cached_prompt_tokens
+    };
+    assert_eq!((cached(options.clone()), cached(options)), (0, 8), "they can be shared");
 }
 
 #[test]
