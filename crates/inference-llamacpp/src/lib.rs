@@ -31,7 +31,7 @@
 //! |---|---|
 //! | `context_len` | up to the model's own; llama.cpp rounds a sequence's room up to 256 positions |
 //! | `parallel_slots` | at most 256 |
-//! | `prefix_cache` | on unless switched off; then the sequences' positions lie in memory of their own, which makes large batches faster |
+//! | `prefix_cache` | on unless switched off; then the sequences' positions lie in memory of their own, which makes large batches faster. Recurrent models and those with sliding windows have none, nor speculative decoding |
 //! | `kv_dtype` | `f16` unless set |
 //! | `kv_budget` | 1 GiB unless set; a sequence gets room for the whole context, so a small budget lets fewer run at once, and only then makes the context smaller |
 //! | `threads` | of prompts and of tokens alike |

@@ -9,7 +9,7 @@ use inference_core::{
     TextModel,
 };
 use inference_engine::{EngineModel, EngineOptions, MemoryUsage, ModelParts};
-use inference_gguf::{BlockType, GgufFile, TensorType, is_gguf, model_in_folder};
+use inference_gguf::{BlockType, GgufFile, Metadata, TensorType, is_gguf, model_in_folder};
 use inference_text::{TextParts, sampling_defaults};
 use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::llama_backend::LlamaBackend;
@@ -89,14 +89,10 @@ pub(crate) fn load_model(
         Error::unsupported_model(&*shown, "model", reason, "what llama.cpp loads")
     })?;
     report(ProgressEvent::Finished { phase: phase() });
-    if model.is_recurrent() || model.is_hybrid() {
+    if let Some(why) = cannot_share(metadata, architecture, &model)? {
         if options.prefix_cache == Some(true) {
-            return Err(Error::unsupported(
-                format!("a recurrent model on `{name}`"),
-                "prefix_cache",
-            ));
+            return Err(Error::unsupported(format!("{why} on `{name}`"), "prefix_cache"));
         }
-        // A recurrent state forgets no positions, so none can be shared.
         plan.shares = false;
     }
 
@@ -141,6 +137,22 @@ pub(crate) fn load_model(
     let runner = LlamaRunner::new(session, vocab_size, &plan, capacity, memory);
     let model: Arc<dyn TextModel> = EngineModel::start(Box::new(runner), parts, engine)?;
     Ok(model)
+}
+
+/// What keeps sequences of a model from sharing positions, if anything does.
+fn cannot_share(
+    metadata: &Metadata,
+    architecture: &str,
+    model: &LlamaModel,
+) -> Result<Option<&'static str>> {
+    if model.is_recurrent() || model.is_hybrid() {
+        // Its state forgets no single positions.
+        return Ok(Some("a recurrent model"));
+    }
+    // llama.cpp gives positions that have left their sequence's window away,
+    // also those that are in the window of a shorter one.
+    let window = metadata.size(&format!("{architecture}.attention.sliding_window"))?;
+    Ok(window.filter(|window| *window > 0).map(|_| "a model with sliding windows"))
 }
 
 /// The file that llama.cpp is to open.
@@ -206,7 +218,7 @@ fn context_params(
         .with_type_v(kv_type)
         .with_flash_attention_policy(options::flash_attention(dtype))
         .with_kv_unified(plan.shares)
-        .with_swa_full(true)
+        .with_swa_full(plan.shares)
         .with_no_perf(true))
 }
 

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use gguf::{FOLDERS, GgufCase, cases};
 use inference_core::{
-    Backend, GenerateOptions, KvDtype, LoadOptions, LogitRows, ModelSource, Prompt, TextModel,
+    Backend, ClassifyOptions, GenerateOptions, KvDtype, LoadOptions, LogitRows, ModelSource,
+    Prompt, TextModel,
 };
 use inference_llamacpp::{Devices, LlamaCppBackend};
 
@@ -71,5 +72,43 @@ fn unquantized_weights_give_the_reference() {
         assert!(diff < bound, "{}: last logits differ by {diff}", case.name);
         let all: Vec<_> = case.prompts.iter().map(|prompt| prompt.greedy.len()).collect();
         assert_eq!(agreeing, all, "{}: greedy tokens", case.name);
+    }
+}
+
+/// How far the logits of each prompt, computed with those of all others, are
+/// from those alone.
+fn company(case: &GgufCase, options: &LoadOptions) -> Vec<f32> {
+    let with_logits = ClassifyOptions::new().with_logits(true);
+    let prompts = || {
+        let starts =
+            [(7_u32, 5_u32), (11, 17), (3, 40), (5, 1), (9, 6), (21, 12), (30, 3), (50, 2)];
+        starts.map(|(start, len)| (0..len).map(|i| (start + 29 * i) % 300).collect::<Vec<u32>>())
+    };
+    let logits = |model: &dyn TextModel, prompts: Vec<Prompt>| -> Vec<Vec<f32>> {
+        let found = model.classify(prompts, &with_logits).unwrap();
+        found.into_iter().map(|found| found.unwrap().token.logits.unwrap().to_vec()).collect()
+    };
+    let alone =
+        prompts().map(|prompt| logits(&*load(case, options), vec![prompt.into()]).remove(0));
+    let together = logits(&*load(case, options), prompts().map(Prompt::from).to_vec());
+    let difference = |a: &Vec<f32>, b: &Vec<f32>| {
+        a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    };
+    alone.iter().zip(&together).map(|(a, b)| difference(a, b)).collect()
+}
+
+#[test]
+fn a_sequence_looks_at_no_other() {
+    for case in FOLDERS.iter().flat_map(|folder| cases(folder)) {
+        if !case.name.contains("f32") {
+            continue;
+        }
+        let shared = options().with_kv_dtype(KvDtype::F32).with_context_len(128);
+        for options in [shared.clone(), shared.with_prefix_cache(false)] {
+            let found = company(&case, &options);
+            let bound = if case.name.contains("gemma") { 0.025 } else { 1e-3 };
+            let near = found.iter().all(|difference| *difference < bound);
+            assert!(near, "{}, prefix cache {:?}: {found:?}", case.name, options.prefix_cache);
+        }
     }
 }

@@ -47,7 +47,7 @@ fn equals_greedy(context: &Context) -> Check {
         let plain = context.run(&*model, prompt.clone(), context.greedy(4 * SOME)?)?;
         for lookup in [1, 4, 32] {
             let options = context.greedy(4 * SOME)?.with_prompt_lookup(lookup);
-            let found = context.run(&*model, prompt.clone(), options)?;
+            let found = context.run_honoured(&*model, prompt.clone(), options)?;
             ensure_eq!(found.ids(), plain.ids(), "tokens with `prompt_lookup` of {lookup}");
             ensure_eq!(found.text(), plain.text(), "text with `prompt_lookup` of {lookup}");
             let (reason, generated) =
