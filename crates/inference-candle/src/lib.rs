@@ -223,7 +223,7 @@ pub use kv_cache::{KvCache, KvLayout};
 pub use kv_plan::{BLOCK_SIZE, DEFAULT_KV_BUDGET};
 pub use load::{load_model, load_on_device};
 pub use mlp_block::{GatedMlp, Mlp, MlpBlock};
-pub use moe::Moe;
+pub use moe::{ExpertRows, Moe, Routing};
 pub use norm::Norm;
 pub use ops::{Activation, AttentionSpec, BatchView, Linear, Ops};
 pub use quantize::{FileType, QuantizeOptions, QuantizeReport, quantize_model};

@@ -34,8 +34,7 @@ pub struct Moe {
 /// [`ErrorKind::Engine`](inference_core::ErrorKind::Engine).
 pub(crate) fn moe<O: Ops + ?Sized>(ops: &O, moe: &Moe, x: &Tensor) -> Result<Tensor> {
     let error = |e| Error::engine("mixture of experts", e);
-    let scores = moe.router.forward(x)?;
-    let routing = Routing::new(moe, &scores).map_err(error)?;
+    let routing = moe.route(x)?;
     let mut sum = x.zeros_like().map_err(error)?;
     for (expert, rows) in moe.experts.iter().zip(&routing.rows) {
         if rows.tokens.is_empty() {
@@ -54,20 +53,36 @@ pub(crate) fn moe<O: Ops + ?Sized>(ops: &O, moe: &Moe, x: &Tensor) -> Result<Ten
     Ok(sum)
 }
 
+impl Moe {
+    /// Which tokens of `x`, `[tokens, hidden]`, go to which experts: the
+    /// `experts_per_token` most probable ones, the lower index first where two
+    /// are equal.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Engine`](inference_core::ErrorKind::Engine).
+    pub fn route(&self, x: &Tensor) -> Result<Routing> {
+        let scores = self.router.forward(x)?;
+        Routing::new(self, &scores).map_err(|e| Error::engine("mixture of experts", e))
+    }
+}
+
 /// Which token goes where, and with what weight.
-struct Routing {
-    /// Per expert.
-    rows: Vec<ExpertRows>,
+#[derive(Debug)]
+pub struct Routing {
+    /// The tokens of each expert.
+    pub rows: Vec<ExpertRows>,
     /// `[tokens * experts_per_token, 1]`, differentiable.
-    weights: Tensor,
+    pub weights: Tensor,
 }
 
 /// The tokens of one expert, ascending.
-#[derive(Clone, Default)]
-struct ExpertRows {
-    tokens: Vec<u32>,
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExpertRows {
+    /// Their indices in the step.
+    pub tokens: Vec<u32>,
     /// Their rows in [`Routing::weights`].
-    choices: Vec<u32>,
+    pub choices: Vec<u32>,
 }
 
 impl Routing {

@@ -8,7 +8,7 @@ use inference_candle::Weight;
 use inference_core::Result;
 
 use crate::activations::Activations;
-use crate::dense_tiles::{PanelTiles, interleave, multiply};
+use crate::dense_tiles::{PanelTiles, TiledProduct, interleave};
 use crate::kernels::{Kernels, PANEL};
 use crate::linear::{Product, bias_of, matrix};
 use crate::view::shapes;
@@ -57,8 +57,8 @@ impl Product for DecodedProduct {
             return Ok(());
         }
         let (kernels, workers) = (self.kernels, &self.workers);
-        let x = x.packed(kernels, workers);
-        multiply(kernels, workers, x, &self.rows, self.bias.as_deref(), n, out)
+        let (x, bias) = (x.packed(kernels, workers), self.bias.as_deref());
+        TiledProduct::new((kernels, workers), x, &self.rows, bias, n, out).compute_all(workers)
     }
 }
 
@@ -75,7 +75,7 @@ struct DecodedRows {
     k: usize,
 }
 
-impl PanelTiles for DecodedRows {
+impl PanelTiles for &DecodedRows {
     fn decoded_len(&self) -> usize {
         self.k * PANEL
     }

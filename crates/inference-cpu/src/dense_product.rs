@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device};
 use half::{bf16, f16};
@@ -9,9 +10,9 @@ use inference_candle::{Weight, WeightType};
 use inference_core::{Error, Result};
 
 use crate::activations::Activations;
-use crate::dense_tiles::{PanelTiles, interleave, multiply};
+use crate::dense_tiles::{PanelTiles, TiledProduct, interleave};
 use crate::kernels::{Element, FEW_ROWS, FewArgs, Kernels, PANEL};
-use crate::linear::{Product, SharedOut, bias_of, invalid, matrix};
+use crate::linear::{Pieces, Product, SharedOut, bias_of, invalid, matrix};
 use crate::panel_memory::PanelMemory;
 use crate::view::{AnyFloats, Contiguous, shapes};
 use crate::workers::Workers;
@@ -69,24 +70,59 @@ impl DenseProduct {
         Ok(Self { kernels, workers, weight: packed, name, in_features, out_features, bias })
     }
 
+    /// The shapes are checked, and the output is not empty.
     fn packed<T: Element>(&self, x: &Activations<'_>, w: &[T], out: &mut [f32]) -> Result<()> {
         if x.rows() > FEW_ROWS {
             let panels = Panels { kernels: self.kernels, w, k: self.in_features };
-            return self.many(x, &panels, out);
+            return self.many(x, panels, out).compute_all(&self.workers);
         }
-        self.few(x.values(), w, out);
+        let few = self.few(x.values(), w, out);
+        self.workers.for_each(few.tasks, self.work(x), |task| few.compute(task));
         Ok(())
     }
 
+    /// As [`packed`](Self::packed), in pieces.
+    fn packed_pieces<'a, T: Element>(
+        &'a self,
+        x: &'a Activations<'_>,
+        w: &'a [T],
+        out: &'a mut [f32],
+    ) -> Pieces<'a> {
+        let work = self.work(x);
+        if x.rows() > FEW_ROWS {
+            let panels = Panels { kernels: self.kernels, w, k: self.in_features };
+            let many = self.many(x, panels, out);
+            let count = many.tasks();
+            return Pieces { count, work, compute: Box::new(move |task| many.compute(task)) };
+        }
+        let few = self.few(x.values(), w, out);
+        let count = few.tasks;
+        let compute = move |task| {
+            few.compute(task);
+            Ok(())
+        };
+        Pieces { count, work, compute: Box::new(compute) }
+    }
+
+    /// Multiply-adds.
+    fn work(&self, x: &Activations<'_>) -> usize {
+        x.values().len() * self.out_features
+    }
+
     /// The shapes are checked.
-    fn many(&self, x: &Activations<'_>, w: &dyn PanelTiles, out: &mut [f32]) -> Result<()> {
-        let (kernels, workers) = (self.kernels, &self.workers);
-        let x = x.packed(kernels, workers);
-        multiply(kernels, workers, x, w, self.bias.as_deref(), self.out_features, out)
+    fn many<'a, W: PanelTiles>(
+        &'a self,
+        x: &'a Activations<'_>,
+        weights: W,
+        out: &'a mut [f32],
+    ) -> TiledProduct<'a, W> {
+        let x = x.packed(self.kernels, &self.workers);
+        let (bias, n) = (self.bias.as_deref(), self.out_features);
+        TiledProduct::new((self.kernels, &self.workers), x, weights, bias, n, out)
     }
 
     /// At least one row and at most [`FEW_ROWS`].
-    fn few<T: Element>(&self, x: &[f32], w: &[T], out: &mut [f32]) {
+    fn few<'a, T: Element>(&'a self, x: &'a [f32], w: &'a [T], out: &'a mut [f32]) -> Few<'a, T> {
         let (k, n) = (self.in_features, self.out_features);
         let (rows, panels) = (x.len() / k, n.div_ceil(PANEL));
         assert!(
@@ -100,26 +136,44 @@ impl DenseProduct {
         let most = (TASK_BYTES / (k * PANEL * size_of::<T>())).clamp(4, 64).next_multiple_of(4);
         let group = (panels / (self.workers.threads() * 8)).clamp(2, most);
         let group = if group < 4 { 2 } else { group / 4 * 4 };
-        let target = SharedOut(out.as_mut_ptr());
-        self.workers.for_each(panels.div_ceil(group), rows * n * k, |task| {
-            let first = task * group;
-            let feature = first * PANEL;
-            let args = FewArgs {
-                x: x.as_ptr(),
-                x_stride: k,
-                rows,
-                w: w[first * k * PANEL..].as_ptr(),
-                k,
-                features: (group * PANEL).min(n - feature),
-                bias: self.bias.as_ref().map_or(std::ptr::null(), |b| b[feature..].as_ptr()),
-                out: target.at(feature),
-                out_stride: n,
-            };
-            // SAFETY: the table is for this CPU (checked where it was chosen);
-            // the extents are those asserted, the bias has `n` elements
-            // (`bias_of`), and tasks write disjoint features.
-            unsafe { (T::kernels(self.kernels).few)(&args) };
-        });
+        let out = SharedOut(out.as_mut_ptr());
+        Few { product: self, x, w, out, rows, group, tasks: panels.div_ceil(group) }
+    }
+}
+
+/// A product of a few rows, as tasks.
+struct Few<'a, T> {
+    product: &'a DenseProduct,
+    x: &'a [f32],
+    w: &'a [T],
+    out: SharedOut,
+    rows: usize,
+    /// Panels per task.
+    group: usize,
+    tasks: usize,
+}
+
+impl<T: Element> Few<'_, T> {
+    /// Each task is to be computed once.
+    fn compute(&self, task: usize) {
+        let DenseProduct { kernels, in_features: k, out_features: n, bias, .. } = self.product;
+        let first = task * self.group;
+        let feature = first * PANEL;
+        let args = FewArgs {
+            x: self.x.as_ptr(),
+            x_stride: *k,
+            rows: self.rows,
+            w: self.w[first * k * PANEL..].as_ptr(),
+            k: *k,
+            features: (self.group * PANEL).min(n - feature),
+            bias: bias.as_ref().map_or(std::ptr::null(), |b| b[feature..].as_ptr()),
+            out: self.out.at(feature),
+            out_stride: *n,
+        };
+        // SAFETY: the table is for this CPU (checked where it was chosen);
+        // the extents were asserted, the bias has `n` elements (`bias_of`),
+        // and tasks write disjoint features.
+        unsafe { (T::kernels(kernels).few)(&args) };
     }
 }
 
@@ -146,14 +200,37 @@ impl Product for DenseProduct {
             DenseWeight::Bf16(w) => self.packed(x, w.elements::<bf16>(), out),
             DenseWeight::Live(weight) => {
                 let weight = Contiguous::new(&weight.to_tensor(&Device::Cpu)?, "weight")?;
-                let weight = weight.elements()?;
+                let (weight, workers) = (weight.elements()?, &self.workers);
                 match weight.any()? {
-                    AnyFloats::F32(w) => self.many(x, &Rows { w, k, n }, out),
-                    AnyFloats::F16(w) => self.many(x, &Rows { w, k, n }, out),
-                    AnyFloats::Bf16(w) => self.many(x, &Rows { w, k, n }, out),
+                    AnyFloats::F32(w) => self.many(x, Rows { w, k, n }, out).compute_all(workers),
+                    AnyFloats::F16(w) => self.many(x, Rows { w, k, n }, out).compute_all(workers),
+                    AnyFloats::Bf16(w) => self.many(x, Rows { w, k, n }, out).compute_all(workers),
                 }
             }
         }
+    }
+
+    fn pieces<'a>(&'a self, x: &'a Activations<'_>, out: &'a mut [f32]) -> Result<Pieces<'a>> {
+        let (k, n) = (self.in_features, self.out_features);
+        if x.values().len() != x.rows() * k || out.len() != x.rows() * n {
+            return Err(shapes("linear", &[&[x.values().len()], &[n, k], &[out.len()]]));
+        }
+        if out.is_empty() {
+            return Ok(Pieces { count: 0, work: 0, compute: Box::new(|_| Ok(())) });
+        }
+        Ok(match &self.weight {
+            DenseWeight::F32(w) => self.packed_pieces(x, w.elements::<f32>(), out),
+            DenseWeight::F16(w) => self.packed_pieces(x, w.elements::<f16>(), out),
+            DenseWeight::Bf16(w) => self.packed_pieces(x, w.elements::<bf16>(), out),
+            DenseWeight::Live(_) => {
+                let (work, out) = (self.work(x), Mutex::new(out));
+                let compute = move |_| {
+                    let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
+                    self.forward_into(x, &mut out)
+                };
+                Pieces { count: 1, work, compute: Box::new(compute) }
+            }
+        })
     }
 }
 

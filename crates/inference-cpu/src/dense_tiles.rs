@@ -97,58 +97,122 @@ fn with_scratch<R>(len: usize, task: impl FnOnce(&mut [f32]) -> R) -> R {
     })
 }
 
-/// `x · Wᵀ + b` over all of `out`, `[rows, features]`.
-///
-/// # Errors
-///
-/// Those of `weights`.
-pub(crate) fn multiply(
-    kernels: &Kernels,
-    workers: &Workers,
-    x: &PackedRows,
-    weights: &dyn PanelTiles,
-    bias: Option<&[f32]>,
+/// `x · Wᵀ + b` over all of an output, `[rows, features]`, as tasks.
+pub(crate) struct TiledProduct<'a, W> {
+    kernels: &'a Kernels,
+    x: &'a PackedRows,
+    weights: W,
+    /// `[features]`.
+    bias: Option<&'a [f32]>,
     features: usize,
-    out: &mut [f32],
-) -> Result<()> {
-    let (tiles, depths) = (x.tiles, x.depths);
-    assert!(
-        out.len() == tiles.len * features && bias.is_none_or(|bias| bias.len() == features),
-        "the caller checks shapes"
-    );
-    let panels = features.div_ceil(PANEL);
-    let decoded_len = weights.decoded_len();
-    // What is decoded is decoded once, so a task goes through all rows.
-    let block_tiles = if decoded_len > 0 { tiles.parts } else { BLOCK_TILES };
-    let blocks = tiles.parts.div_ceil(block_tiles);
-    // Some tasks per thread, so that all end at about the same time.
-    let most = if decoded_len > 0 { 1 } else { BLOCK_PANELS };
-    let group = (panels * blocks / (workers.threads() * 4)).clamp(1, most);
-    let group = group.next_multiple_of(kernels.tile_panels);
-    let groups = panels.div_ceil(group);
-    let depth = (0..depths.parts).map(|p| depths.start(p + 1) - depths.start(p)).max().unwrap_or(0);
-    let widened_len = kernels.tile_panels * depth * PANEL;
-    let target = SharedOut(out.as_mut_ptr());
-    let failed = OnceLock::new();
-    // The block of tiles `block` by the panels `first` to `end`.
-    let compute = |block: usize, first: usize, end: usize, scratch: &mut [f32]| -> Result<()> {
-        let (first_tile, end_tile) =
-            (block * block_tiles, ((block + 1) * block_tiles).min(tiles.parts));
-        let first_row = tiles.start(first_tile);
-        let rows = tiles.start(end_tile) - first_row;
-        let (widened, rest) = scratch.split_at_mut(widened_len);
-        let (chains, decoded) = rest.split_at_mut((end - first) * rows * PANEL);
-        let decoded = &mut decoded[..(end - first) * decoded_len];
-        weights.decode(first..end, decoded)?;
+    out: SharedOut,
+    /// Tiles of rows per task, and panels.
+    block_tiles: usize,
+    group: usize,
+    /// Tasks per block of rows.
+    groups: usize,
+}
+
+impl<'a, W: PanelTiles> TiledProduct<'a, W> {
+    /// `out` is `[rows, features]`.
+    pub(crate) fn new(
+        (kernels, workers): (&'a Kernels, &Workers),
+        x: &'a PackedRows,
+        weights: W,
+        bias: Option<&'a [f32]>,
+        features: usize,
+        out: &'a mut [f32],
+    ) -> Self {
+        assert!(
+            out.len() == x.tiles.len * features && bias.is_none_or(|bias| bias.len() == features),
+            "the caller checks shapes"
+        );
+        let panels = features.div_ceil(PANEL);
+        // What is decoded is decoded once, so a task goes through all rows.
+        let decodes = weights.decoded_len() > 0;
+        let block_tiles = if decodes { x.tiles.parts } else { BLOCK_TILES };
+        let most = if decodes { 1 } else { BLOCK_PANELS };
+        // Some tasks per thread, so that all end at about the same time.
+        let blocks = x.tiles.parts.div_ceil(block_tiles);
+        let group = (panels * blocks / (workers.threads() * 4)).clamp(1, most);
+        let group = group.next_multiple_of(kernels.tile_panels);
+        let (out, groups) = (SharedOut(out.as_mut_ptr()), panels.div_ceil(group));
+        Self { kernels, x, weights, bias, features, out, block_tiles, group, groups }
+    }
+
+    /// Tasks, which may be computed at the same time.
+    pub(crate) fn tasks(&self) -> usize {
+        self.groups * self.x.tiles.parts.div_ceil(self.block_tiles)
+    }
+
+    /// Multiply-adds of all tasks.
+    pub(crate) fn work(&self) -> usize {
+        self.x.tiles.len * self.features * self.x.depths.len
+    }
+
+    /// Computes all tasks.
+    ///
+    /// # Errors
+    ///
+    /// Those of the weights.
+    pub(crate) fn compute_all(&self, workers: &Workers) -> Result<()> {
+        let failed = OnceLock::new();
+        workers.for_each(self.tasks(), self.work(), |task| {
+            if let Err(error) = self.compute(task) {
+                // Of several errors, any will do.
+                let _ = failed.set(error);
+            }
+        });
+        failed.into_inner().map_or(Ok(()), Err)
+    }
+
+    /// Computes one task. Each is to be computed once.
+    ///
+    /// # Errors
+    ///
+    /// Those of the weights.
+    pub(crate) fn compute(&self, task: usize) -> Result<()> {
+        let (tiles, depths) = (self.x.tiles, self.x.depths);
+        let (block, group) = (task / self.groups, task % self.groups);
+        let first_tile = block * self.block_tiles;
+        let end_tile = (first_tile + self.block_tiles).min(tiles.parts);
+        let rows = tiles.start(end_tile) - tiles.start(first_tile);
+        let first = group * self.group;
+        let panels = first..(first + self.group).min(self.features.div_ceil(PANEL));
+        let depth = (0..depths.parts).map(|p| depths.start(p + 1) - depths.start(p)).max();
+        let widened = self.kernels.tile_panels * depth.unwrap_or(0) * PANEL;
+        let each = rows * PANEL + self.weights.decoded_len();
+        with_scratch(widened + panels.len() * each, |scratch| {
+            let (widened, rest) = scratch.split_at_mut(widened);
+            let (chains, decoded) = rest.split_at_mut(panels.len() * rows * PANEL);
+            self.panels(first_tile..end_tile, panels, widened, chains, decoded)
+        })
+    }
+
+    /// The tiles `block` by some panels. `chains` is `[panels, rows, PANEL]`.
+    fn panels(
+        &self,
+        block: Range<usize>,
+        panels: Range<usize>,
+        widened: &mut [f32],
+        chains: &mut [f32],
+        decoded: &mut [f32],
+    ) -> Result<()> {
+        let (kernels, tiles, depths) = (self.kernels, self.x.tiles, self.x.depths);
+        let (first, end) = (panels.start, panels.end);
+        let first_row = tiles.start(block.start);
+        let rows = tiles.start(block.end) - first_row;
+        assert_eq!(chains.len(), panels.len() * rows * PANEL, "as much was asked for");
+        self.weights.decode(panels, decoded)?;
         for part in 0..depths.parts {
             let k = depths.start(part)..depths.start(part + 1);
-            let values = x.part(part);
+            let values = self.x.part(part);
             assert_eq!(values.len(), tiles.len * k.len(), "`PackedRows::new` made them");
             for panel in (first..end).step_by(kernels.tile_panels) {
                 let some = panel..(panel + kernels.tile_panels).min(end);
                 let (count, depth) = (some.len(), k.len());
-                let decoded = &decoded[(panel - first) * decoded_len..];
-                let (w, w_stride) = weights.tiles(some, k.clone(), decoded, widened);
+                let decoded = &decoded[(panel - first) * self.weights.decoded_len()..];
+                let (w, w_stride) = self.weights.tiles(some, k.clone(), decoded, widened);
                 assert!(
                     w.len() >= (count - 1) * w_stride + depth * PANEL,
                     "panels are as long as they must be"
@@ -156,8 +220,8 @@ pub(crate) fn multiply(
                 let args = TileArgs {
                     x: values.as_ptr(),
                     tiles,
-                    first_tile,
-                    end_tile,
+                    first_tile: block.start,
+                    end_tile: block.end,
                     w: w.as_ptr(),
                     w_stride,
                     panels: count,
@@ -172,28 +236,15 @@ pub(crate) fn multiply(
                 unsafe { (kernels.tiles)(&args) };
             }
         }
-        for panel in first..end {
+        for (panel, chains) in (first..end).zip(chains.chunks_exact(rows * PANEL)) {
             let feature = panel * PANEL;
-            let count = PANEL.min(features - feature);
-            let bias = bias.map_or(std::ptr::null(), |bias| bias[feature..].as_ptr());
-            let chains = chains[(panel - first) * rows * PANEL..].as_ptr();
-            let out = target.at(first_row * features + feature);
-            // SAFETY: as above; tasks write disjoint rows and features.
-            unsafe { (kernels.finish)(chains, rows, count, bias, out, features) };
+            let count = PANEL.min(self.features - feature);
+            let bias = self.bias.map_or(std::ptr::null(), |bias| bias[feature..].as_ptr());
+            let out = self.out.at(first_row * self.features + feature);
+            // SAFETY: as above; the output was checked, and tasks write
+            // disjoint rows and features.
+            unsafe { (kernels.finish)(chains.as_ptr(), rows, count, bias, out, self.features) };
         }
         Ok(())
-    };
-    let work = tiles.len * features * depths.len;
-    let most_rows = (block_tiles * kernels.tile_rows).min(tiles.len);
-    workers.for_each(groups * blocks, work, |task| {
-        let (block, first) = (task / groups, task % groups * group);
-        let end = (first + group).min(panels);
-        let len = widened_len + group * (most_rows * PANEL + decoded_len);
-        let done = with_scratch(len, |scratch| compute(block, first, end, scratch));
-        if let Err(error) = done {
-            // Of several errors, any will do.
-            let _ = failed.set(error);
-        }
-    });
-    failed.into_inner().map_or(Ok(()), Err)
+    }
 }

@@ -107,6 +107,7 @@ mod decoded_product;
 mod dense_product;
 mod dense_tiles;
 mod device;
+mod experts;
 mod handshake;
 mod kernels;
 mod kv_cache;

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 use inference_candle::{Linear, Weight};
@@ -10,6 +11,7 @@ use inference_core::{Error, Result};
 use crate::activations::Activations;
 use crate::packed_product::PackedProduct;
 use crate::view::{Contiguous, shapes, tensor};
+use crate::workers::Workers;
 
 /// An affine map that writes its result where it is told to.
 pub(crate) trait Product: Send + Sync + fmt::Debug {
@@ -29,6 +31,59 @@ pub(crate) trait Product: Send + Sync + fmt::Debug {
     fn as_packed(&self) -> Option<&PackedProduct> {
         None
     }
+
+    /// The same as pieces, so that several products can be computed as one
+    /// piece of shared work. The default is one piece, the whole.
+    ///
+    /// # Errors
+    ///
+    /// Where the shapes do not fit.
+    fn pieces<'a>(&'a self, x: &'a Activations<'_>, out: &'a mut [f32]) -> Result<Pieces<'a>> {
+        let (k, n) = (self.in_features(), self.out_features());
+        if x.values().len() != x.rows() * k || out.len() != x.rows() * n {
+            return Err(shapes("linear", &[&[x.values().len()], &[n, k], &[out.len()]]));
+        }
+        let work = x.values().len() * n;
+        let out = Mutex::new(out);
+        let compute = move |_| {
+            let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
+            self.forward_into(x, &mut out)
+        };
+        Ok(Pieces { count: 1, work, compute: Box::new(compute) })
+    }
+}
+
+/// A product as pieces that may be computed in any order and at the same time,
+/// each of them once.
+pub(crate) struct Pieces<'a> {
+    pub(crate) count: usize,
+    /// Multiply-adds of all.
+    pub(crate) work: usize,
+    pub(crate) compute: Box<dyn Fn(usize) -> Result<()> + Send + Sync + 'a>,
+}
+
+/// Computes several products as one piece of shared work.
+///
+/// # Errors
+///
+/// One of those of the products.
+pub(crate) fn compute_all(workers: &Workers, products: &[Pieces<'_>]) -> Result<()> {
+    let count = products.iter().map(|product| product.count).sum();
+    let work = products.iter().map(|product| product.work).sum();
+    let failed = OnceLock::new();
+    workers.for_each(count, work, |mut piece| {
+        for product in products {
+            if piece < product.count {
+                if let Err(error) = (product.compute)(piece) {
+                    // Of several errors, any will do.
+                    let _ = failed.set(error);
+                }
+                return;
+            }
+            piece -= product.count;
+        }
+    });
+    failed.into_inner().map_or(Ok(()), Err)
 }
 
 /// A [`Product`] as the decoder holds it.

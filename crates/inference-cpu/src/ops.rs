@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Tensor};
 use inference_candle::{
-    Activation, AttentionSpec, BatchView, Decoder, KvCache, KvLayout, Linear, Ops, Weight,
-    WeightType,
+    Activation, AttentionSpec, BatchView, Decoder, KvCache, KvLayout, Linear, Mlp, MlpBlock, Norm,
+    Ops, Weight, WeightType, reference,
 };
 use inference_core::{Error, Precision, Result};
 
@@ -326,6 +326,19 @@ impl Ops for CpuOps {
         let (x, y) = (x.f32()?, y.f32()?);
         let sums = x.iter().zip(y).map(|(x, y)| x + y * scale);
         tensor(sums.collect(), shape)
+    }
+
+    fn mlp_block(&self, block: &MlpBlock, x: &Tensor) -> Result<Tensor> {
+        let Mlp::Moe(moe) = &block.mlp else { return reference::mlp_block(self, block, x) };
+        let normed = |norm: &Option<Norm>, x: Tensor| match norm {
+            Some(norm) => norm.forward(self, &x),
+            None => Ok(x),
+        };
+        let input = Contiguous::new(&normed(&block.input_norm, x.clone())?, "experts' input")?;
+        let mut output = vec![0.0f32; x.elem_count()];
+        self.mixture(moe, input.elements()?.f32()?, &mut output)?;
+        let output = normed(&block.output_norm, tensor(output, x.shape().clone())?)?;
+        self.add_scaled(x, &output, block.residual_scale)
     }
 
     fn step(

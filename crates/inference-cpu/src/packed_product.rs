@@ -9,7 +9,7 @@ use inference_core::Result;
 use crate::activations::Activations;
 use crate::kernels::packed::FEATURES;
 use crate::kernels::{Kernels, PackedArgs};
-use crate::linear::{Product, SharedOut, bias_of};
+use crate::linear::{Pieces, Product, SharedOut, bias_of};
 use crate::packed_weight::PackedWeight;
 use crate::view::shapes;
 use crate::weight_memory::WeightMemory;
@@ -148,6 +148,25 @@ impl Product for PackedProduct {
             unsafe { self.compute(panels, quantized.get(), rows, target) };
         });
         Ok(())
+    }
+
+    fn pieces<'a>(&'a self, x: &'a Activations<'_>, out: &'a mut [f32]) -> Result<Pieces<'a>> {
+        let (k, n, rows) = (self.in_features(), self.out_features(), x.rows());
+        if x.values().len() != rows * k || k == 0 || out.len() != rows * n {
+            return Err(shapes("linear", &[&[x.values().len()], &[n, k], &[out.len()]]));
+        }
+        let per_task = self.panels_per_task(rows, self.panels());
+        let quantized = self.quantized(x);
+        let target = SharedOut(out.as_mut_ptr());
+        let compute = move |task: usize| {
+            let first = task * per_task;
+            let panels = first..(first + per_task).min(self.panels());
+            // SAFETY: as in `forward_into`.
+            unsafe { self.compute(panels, quantized.get(), rows, target) };
+            Ok(())
+        };
+        let count = self.panels().div_ceil(per_task);
+        Ok(Pieces { count, work: rows * n * k, compute: Box::new(compute) })
     }
 }
 

@@ -1,6 +1,6 @@
 //! The MLP half of a layer, on slices.
 
-use inference_candle::{Mlp, MlpBlock, reference};
+use inference_candle::{Mlp, MlpBlock, Ops};
 use inference_core::Result;
 
 use crate::CpuOps;
@@ -14,15 +14,14 @@ const ROWS: usize = 256;
 
 impl CpuOps {
     /// Adds the block's output to the residual stream, which is
-    /// [`reference::mlp_block`].
+    /// [`reference::mlp_block`](inference_candle::reference::mlp_block).
     pub(crate) fn mlp_half(&self, block: &MlpBlock, rows: usize, arena: &mut Arena) -> Result<()> {
         let mlp = match &block.mlp {
             Mlp::Gated(mlp) => mlp,
             Mlp::Moe(moe) => {
                 let hidden = moe.router.in_features();
                 let x = sized(&mut arena.x, rows * hidden);
-                let result =
-                    reference::mlp_block(self, block, &tensor(x.to_vec(), (rows, hidden))?)?;
+                let result = self.mlp_block(block, &tensor(x.to_vec(), (rows, hidden))?)?;
                 let result = Contiguous::new(&result, "mixture of experts")?;
                 let result = result.elements()?;
                 let result = result.f32()?;
