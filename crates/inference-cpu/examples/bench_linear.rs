@@ -141,6 +141,27 @@ fn candle(error: candle_core::Error) -> Error {
     Error::engine("candle", error)
 }
 
+/// The most bytes per second that as many threads read of memory that no cache
+/// holds: what one row of activations is bound by.
+fn read_bandwidth(threads: usize) -> f64 {
+    /// Words per thread: 128 MiB.
+    const WORDS: usize = 1 << 24;
+    let memory = vec![1u64; WORDS * threads];
+    let mut best = f64::INFINITY;
+    for _ in 0..9 {
+        let start = Instant::now();
+        let sum: u64 = std::thread::scope(|scope| {
+            let parts = memory.chunks(WORDS);
+            let sum = |part: &[u64]| part.iter().fold(0, |sum: u64, word| sum.wrapping_add(*word));
+            let threads: Vec<_> = parts.map(|part| scope.spawn(move || sum(part))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap_or_default()).sum()
+        });
+        std::hint::black_box(sum);
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    (memory.len() * size_of::<u64>()) as f64 / best
+}
+
 #[expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
@@ -150,6 +171,7 @@ fn main() -> Result<()> {
     let wanted = |name: &str| types.is_empty() || types.iter().any(|t| t == name);
     let ops = CpuOps::new(&options)?;
     println!("kernels {}, {} threads, weight [{OUT}, {IN}]", ops.tier(), ops.threads());
+    println!("memory is read at {:.1} GB/s", read_bandwidth(ops.threads()) / 1e9);
     let values: Vec<f32> = (0..OUT * IN).map(|i| ((i % 8191) as f32 - 4095.0) / 4095.0).collect();
     for rows in [1, 4, 32, 512] {
         let x: Vec<f32> = (0..rows * IN).map(|i| ((i % 1021) as f32 - 510.0) / 510.0).collect();

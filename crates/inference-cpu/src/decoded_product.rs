@@ -10,7 +10,7 @@ use inference_core::Result;
 use crate::activations::Activations;
 use crate::dense_tiles::{PanelTiles, TiledProduct, interleave};
 use crate::kernels::{Kernels, PANEL};
-use crate::linear::{Product, bias_of, matrix};
+use crate::linear::{Pieces, Product, bias_of, matrix};
 use crate::view::shapes;
 use crate::workers::Workers;
 
@@ -59,6 +59,21 @@ impl Product for DecodedProduct {
         let (kernels, workers) = (self.kernels, &self.workers);
         let (x, bias) = (x.packed(kernels, workers), self.bias.as_deref());
         TiledProduct::new((kernels, workers), x, &self.rows, bias, n, out).compute_all(workers)
+    }
+
+    fn pieces<'a>(&'a self, x: &'a Activations<'_>, out: &'a mut [f32]) -> Result<Pieces<'a>> {
+        let DecodedRows { n, k, .. } = self.rows;
+        if x.values().len() != x.rows() * k || out.len() != x.rows() * n {
+            return Err(shapes("linear", &[&[x.values().len()], &[n, k], &[out.len()]]));
+        }
+        if out.is_empty() {
+            return Ok(Pieces { count: 0, work: 0, compute: Box::new(|_| Ok(())) });
+        }
+        let (kernels, workers) = (self.kernels, &self.workers);
+        let (x, bias) = (x.packed(kernels, workers), self.bias.as_deref());
+        let tiled = TiledProduct::new((kernels, workers), x, &self.rows, bias, n, out);
+        let (count, work) = (tiled.tasks(), tiled.work());
+        Ok(Pieces { count, work, compute: Box::new(move |task| tiled.compute(task)) })
     }
 }
 

@@ -13,8 +13,8 @@ use crate::activations::Activations;
 use crate::dense_tiles::{PanelTiles, TiledProduct, interleave};
 use crate::kernels::{Element, FEW_ROWS, FewArgs, Kernels, PANEL};
 use crate::linear::{Pieces, Product, SharedOut, bias_of, invalid, matrix};
-use crate::panel_memory::PanelMemory;
 use crate::view::{AnyFloats, Contiguous, shapes};
+use crate::weight_memory::{Allocation, WeightMemory};
 use crate::workers::Workers;
 
 /// Bytes of weights that a task of few rows reads, where there are as many:
@@ -35,9 +35,9 @@ pub(crate) struct DenseProduct {
 /// `[panels, k, PANEL]`; or a tensor that somebody else owns and may change,
 /// which is read anew every time.
 enum DenseWeight {
-    F32(PanelMemory),
-    F16(PanelMemory),
-    Bf16(PanelMemory),
+    F32(Allocation),
+    F16(Allocation),
+    Bf16(Allocation),
     Live(Weight),
 }
 
@@ -45,6 +45,7 @@ impl DenseProduct {
     pub(crate) fn new(
         kernels: &'static Kernels,
         workers: Workers,
+        memory: &WeightMemory,
         weight: &Weight,
         bias: Option<&Weight>,
     ) -> Result<Self> {
@@ -53,13 +54,13 @@ impl DenseProduct {
         let expected = "f32, f16 or bf16";
         let packed = match (weight.bytes(), weight.kind()) {
             (Some(bytes), WeightType::Dense(DType::F32)) => {
-                DenseWeight::F32(packed::<f32>(&workers, weight, bytes)?)
+                DenseWeight::F32(packed::<f32>(&workers, memory, weight, bytes)?)
             }
             (Some(bytes), WeightType::Dense(DType::F16)) => {
-                DenseWeight::F16(packed::<f16>(&workers, weight, bytes)?)
+                DenseWeight::F16(packed::<f16>(&workers, memory, weight, bytes)?)
             }
             (Some(bytes), WeightType::Dense(DType::BF16)) => {
-                DenseWeight::Bf16(packed::<bf16>(&workers, weight, bytes)?)
+                DenseWeight::Bf16(packed::<bf16>(&workers, memory, weight, bytes)?)
             }
             (None, WeightType::Dense(DType::F32 | DType::F16 | DType::BF16)) => {
                 DenseWeight::Live(weight.clone())
@@ -195,9 +196,9 @@ impl Product for DenseProduct {
             return Ok(());
         }
         match &self.weight {
-            DenseWeight::F32(w) => self.packed(x, w.elements::<f32>(), out),
-            DenseWeight::F16(w) => self.packed(x, w.elements::<f16>(), out),
-            DenseWeight::Bf16(w) => self.packed(x, w.elements::<bf16>(), out),
+            DenseWeight::F32(w) => self.packed(x, elements::<f32>(w), out),
+            DenseWeight::F16(w) => self.packed(x, elements::<f16>(w), out),
+            DenseWeight::Bf16(w) => self.packed(x, elements::<bf16>(w), out),
             DenseWeight::Live(weight) => {
                 let weight = Contiguous::new(&weight.to_tensor(&Device::Cpu)?, "weight")?;
                 let (weight, workers) = (weight.elements()?, &self.workers);
@@ -219,9 +220,9 @@ impl Product for DenseProduct {
             return Ok(Pieces { count: 0, work: 0, compute: Box::new(|_| Ok(())) });
         }
         Ok(match &self.weight {
-            DenseWeight::F32(w) => self.packed_pieces(x, w.elements::<f32>(), out),
-            DenseWeight::F16(w) => self.packed_pieces(x, w.elements::<f16>(), out),
-            DenseWeight::Bf16(w) => self.packed_pieces(x, w.elements::<bf16>(), out),
+            DenseWeight::F32(w) => self.packed_pieces(x, elements::<f32>(w), out),
+            DenseWeight::F16(w) => self.packed_pieces(x, elements::<f16>(w), out),
+            DenseWeight::Bf16(w) => self.packed_pieces(x, elements::<bf16>(w), out),
             DenseWeight::Live(_) => {
                 let (work, out) = (self.work(x), Mutex::new(out));
                 let compute = move |_| {
@@ -299,12 +300,18 @@ impl<T: Element> PanelTiles for Rows<'_, T> {
     }
 }
 
+/// The elements that were written there.
+fn elements<T: Element>(memory: &Allocation) -> &[T] {
+    bytemuck::cast_slice(memory.bytes())
+}
+
 /// The panels of a stored weight, packed by all workers.
 fn packed<T: Element + Default>(
     workers: &Workers,
+    memory: &WeightMemory,
     weight: &Weight,
     bytes: &[u8],
-) -> Result<PanelMemory> {
+) -> Result<Allocation> {
     let (n, k) = matrix(weight)?;
     let rows: &[T] = bytemuck::try_cast_slice(bytes)
         .map_err(|error| Error::engine_message(format!("tensor `{}`: {error}", weight.name())))?;
@@ -312,8 +319,10 @@ fn packed<T: Element + Default>(
         return Err(invalid(weight, format!("{n} * {k} elements")));
     }
     let panels = n.div_ceil(PANEL);
-    let mut memory = PanelMemory::zeroed::<T>(panels * k * PANEL)?;
-    let all = memory.elements_mut::<T>();
+    let elements = panels.saturating_mul(k).saturating_mul(PANEL);
+    let mut memory = memory.allocate(elements.saturating_mul(size_of::<T>()), weight.name())?;
+    // Aligned to a cache line, so to any element.
+    let all: &mut [T] = bytemuck::cast_slice_mut(memory.bytes_mut());
     let mut parts: Vec<_> = all.chunks_mut((k * PANEL).max(1)).enumerate().collect();
     workers.for_each_mut(&mut parts, n * k, |(panel, to)| {
         interleave(rows, k, n, *panel, 0..k, |value| value, to);

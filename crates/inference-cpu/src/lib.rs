@@ -117,7 +117,6 @@ mod options;
 mod packed_product;
 mod packed_rows;
 mod packed_weight;
-mod panel_memory;
 mod step;
 mod step_attention;
 mod step_maps;

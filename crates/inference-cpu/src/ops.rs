@@ -194,7 +194,7 @@ impl Ops for CpuOps {
             WeightType::Blocks(_) | WeightType::Coded(_) => {
                 Box::new(DecodedProduct::new(kernels, workers, weight, bias)?)
             }
-            _ => Box::new(DenseProduct::new(kernels, workers, weight, bias)?),
+            _ => Box::new(DenseProduct::new(kernels, workers, &self.memory, weight, bias)?),
         };
         Ok(Arc::new(CpuLinear { product }))
     }

@@ -116,6 +116,12 @@ impl Allocation {
     }
 
     /// All bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: as in `bytes_mut`.
+        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len) }
+    }
+
+    /// All bytes.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: in the mapping, which lives as long as `self`, and handed
         // out once; any bytes are valid.
