@@ -112,8 +112,9 @@ fn a_classification_is_cancelled_by_its_id() {
     let control = stage.sim("sim");
     control.hold();
     thread::scope(|scope| {
-        let prompt = vec![1; 2000].into();
-        let classes = scope.spawn(|| service.classify("sim", vec![prompt], ClassifyOptions::new()));
+        // More than one step computes.
+        let prompts = vec![vec![1; 400].into(), vec![2; 400].into()];
+        let classes = scope.spawn(|| service.classify("sim", prompts, ClassifyOptions::new()));
         assert!(control.wait_for(1));
         let open = service.metrics().unwrap().open;
         assert_eq!((open.len(), open[0].kind), (1, RequestKind::Classify));
@@ -121,7 +122,7 @@ fn a_classification_is_cancelled_by_its_id() {
         control.release();
         let classes = classes.join().unwrap().unwrap();
         assert_eq!(classes.id, open[0].id);
-        let error = classes.results.into_iter().next().unwrap().unwrap_err();
+        let error = classes.results.into_iter().next_back().unwrap().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Cancelled);
     });
     wait_until(|| service.metrics().unwrap().open.is_empty());
