@@ -1,76 +1,139 @@
 //! Attention over a step's own keys or the paged cache.
 
+use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use inference_candle::{AttentionSpec, BatchView, KvLayout};
 use inference_core::{Error, Result};
 use inference_engine::StepSequence;
 
-use crate::kernels::{AttentionArgs, AttentionRow, Kernels, KeyRun, Stored};
-use crate::kv_cache::{LayerBlocks, Pool};
+use crate::attention_plan::{Piece, Plan, first_key, keys_of, partials_at, partials_len};
+use crate::kernels::{
+    CHUNK, ChunkArgs, Kernels, KeyOrder, KeyRows, KeyRun, MergeArgs, STRIP, StoreArgs, Stored,
+    chunk as chunk_of_keys, pack_queries, scratch_len,
+};
+use crate::kv_cache::{LayerBlocks, Pool, key_tile};
 use crate::linear::SharedOut;
 use crate::workers::Workers;
 
-/// Rows (query, head) that attend together to one key/value head: enough to
-/// reuse keys and values from registers and cache.
-const GROUP_ROWS: usize = 8;
-
-/// The operands, `[tokens, heads, head_dim]` each.
-pub(crate) struct Operands<'a> {
-    pub(crate) q: &'a [f32],
-    pub(crate) k: &'a [f32],
-    pub(crate) v: &'a [f32],
+/// Rows of tokens: token `t` has the first elements from `t * stride` on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) stride: usize,
 }
 
-/// Queries of one sequence and one key/value head.
-struct Item<'a> {
-    sequence: &'a StepSequence,
-    kv_head: usize,
-    /// Within the sequence's part of the step.
-    queries: Range<usize>,
-}
-
-impl Item<'_> {
-    /// The positions that its queries see: from the earliest to the latest.
-    fn keys(&self, window: Option<usize>) -> Range<usize> {
-        let first = first_key(self.sequence.position + self.queries.start, window);
-        first..self.sequence.position + self.queries.end
+impl<'a> Rows<'a> {
+    /// The elements `range` of a token's row, checked.
+    fn get(&self, token: usize, range: Range<usize>) -> Result<&'a [f32]> {
+        let start = token * self.stride;
+        self.data
+            .get(start + range.start..start + range.end)
+            .ok_or_else(|| Error::engine_message("queries, keys or values outside of their rows"))
     }
 }
 
-/// The first position that a query at `position` sees.
-fn first_key(position: usize, window: Option<usize>) -> usize {
-    window.map_or(0, |window| (position + 1).saturating_sub(window))
+/// The operands: rows of `[heads, head_dim]`, of key/value heads for keys and
+/// values.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Operands<'a> {
+    pub(crate) q: Rows<'a>,
+    pub(crate) k: Rows<'a>,
+    pub(crate) v: Rows<'a>,
+}
+
+/// Tokens of one sequence that are stored together, in one tile of keys.
+struct TokenRun<'a> {
+    sequence: &'a StepSequence,
+    tokens: Range<usize>,
 }
 
 /// Stores the step's keys and values in their sequences' blocks.
 pub(crate) fn store<T: Stored>(
+    kernels: &Kernels,
+    workers: &Workers,
     pool: &mut Pool<T>,
     blocks: LayerBlocks<'_>,
     operands: &Operands<'_>,
     batch: &BatchView<'_>,
 ) -> Result<()> {
     let KvLayout { num_kv_heads, head_dim, block_size, .. } = *blocks.layout;
+    let width = key_tile(blocks.layout);
+    let mut runs = Vec::with_capacity(batch.sequences.len());
     for sequence in batch.sequences {
-        for token in 0..sequence.len {
-            let position = sequence.position + token;
-            let block = block_of(sequence, position / block_size, blocks.layout)?;
-            for head in 0..num_kv_heads {
-                let items = head_dim / T::VALUES;
-                let to = blocks.head::<T>(block, head) + position % block_size * items;
-                let from = ((sequence.start + token) * num_kv_heads + head) * head_dim;
-                for (stored, new) in [(&mut pool.keys, operands.k), (&mut pool.values, operands.v)]
-                {
-                    let to = stored.get_mut(to..to + items);
-                    let (Some(to), Some(from)) = (to, new.get(from..from + head_dim)) else {
-                        return Err(Error::engine_message("keys outside of the KV pool"));
-                    };
-                    T::store(from, to);
-                }
-            }
+        let mut token = 0;
+        while token < sequence.len {
+            let len = width - (sequence.position + token) % width;
+            let end = sequence.len.min(token + len);
+            runs.push(TokenRun { sequence, tokens: token..end });
+            token = end;
         }
     }
-    Ok(())
+    let (keys, values) = (pool.keys.len(), pool.values.len());
+    let to = (SharedPool(pool.keys.as_mut_ptr()), SharedPool(pool.values.as_mut_ptr()));
+    let items = blocks.items::<T>();
+    let store_run = |run: &TokenRun<'_>| -> Result<()> {
+        let TokenRun { sequence, tokens } = run;
+        let position = sequence.position + tokens.start;
+        let block = block_of(sequence, position / block_size, blocks.layout)?;
+        let last = sequence.start + tokens.end - 1;
+        for head in 0..num_kv_heads {
+            let at = blocks.head::<T>(block, head);
+            if at + items > keys.min(values) {
+                return Err(Error::engine_message("keys outside of the KV pool"));
+            }
+            let elements = head * head_dim..(head + 1) * head_dim;
+            let first = sequence.start + tokens.start;
+            // The last row is there, so all are.
+            operands.k.get(last, elements.clone())?;
+            operands.v.get(last, elements.clone())?;
+            let args = StoreArgs {
+                keys: KeyRows {
+                    first: operands.k.get(first, elements.clone())?.as_ptr(),
+                    stride: operands.k.stride,
+                    count: tokens.len(),
+                },
+                values: operands.v.get(first, elements)?.as_ptr(),
+                value_stride: operands.v.stride,
+                head_dim,
+                to_keys: to.0.at(at),
+                width,
+                to_values: to.1.at(at),
+                slot: position % block_size,
+            };
+            // SAFETY: the table is for this CPU (checked where it was chosen).
+            // Rows were checked against their storage and the head's block
+            // against the pool; the slots are within the block, because runs do
+            // not cross tiles. No two runs have the same position, and a block
+            // that is written belongs to one sequence.
+            unsafe { (T::kernels(kernels).store)(&args) };
+        }
+        Ok(())
+    };
+    let failure = OnceLock::new();
+    workers.for_each(runs.len(), operands.k.data.len() * 2, |index| {
+        let Some(run) = runs.get(index) else { return };
+        if let Err(error) = store_run(run) {
+            let _ = failure.set(error);
+        }
+    });
+    failure.into_inner().map_or(Ok(()), Err)
+}
+
+/// The start of a pool that threads write disjoint parts of.
+struct SharedPool<T>(*mut T);
+
+// SAFETY: the pointer is only handed on; whoever writes through it promises
+// that no two threads write the same element.
+unsafe impl<T: Stored> Send for SharedPool<T> {}
+// SAFETY: as above.
+unsafe impl<T: Stored> Sync for SharedPool<T> {}
+
+impl<T> SharedPool<T> {
+    fn at(&self, index: usize) -> *mut T {
+        self.0.wrapping_add(index)
+    }
 }
 
 /// The pool's index of a sequence's block, checked.
@@ -84,64 +147,93 @@ fn block_of(sequence: &StepSequence, index: usize, layout: &KvLayout) -> Result<
     })
 }
 
-/// Where the keys and values of an item lie.
+/// Where the keys and values of a step lie.
 pub(crate) enum Keys<'a, T> {
     /// In the pool.
     Paged { pool: &'a Pool<T>, blocks: LayerBlocks<'a> },
-    /// In the step itself, `[tokens, kv_heads, head_dim]`.
-    Step { keys: &'a [T], values: &'a [T] },
+    /// In the step itself: rows of `[kv_heads, head_dim]`, `stride` items apart.
+    Step { keys: &'a [T], values: &'a [T], stride: usize },
 }
 
 impl<T: Stored> Keys<'_, T> {
-    /// Items from one key to the next.
-    fn stride(&self, spec: &AttentionSpec) -> usize {
-        let items = spec.head_dim / T::VALUES;
+    fn order(&self) -> KeyOrder {
         match self {
-            Self::Paged { .. } => items,
-            Self::Step { .. } => spec.num_kv_heads * items,
+            Self::Paged { blocks, .. } => KeyOrder::Tiles { width: key_tile(blocks.layout) },
+            Self::Step { stride, .. } => KeyOrder::Rows { stride: *stride },
         }
     }
 
-    /// The keys `range` of an item, as runs; every run lies in the pool.
+    /// Items from one position's values to the next's.
+    fn value_stride(&self, head_dim: usize) -> usize {
+        match self {
+            Self::Paged { .. } => head_dim / T::VALUES,
+            Self::Step { stride, .. } => *stride,
+        }
+    }
+
+    /// Finds the positions `range` of one head, all in one chunk, as runs that
+    /// lie in their storage.
     fn runs(
         &self,
-        item: &Item<'_>,
+        sequence: &StepSequence,
+        kv_head: usize,
         range: Range<usize>,
-        spec: &AttentionSpec,
-    ) -> Result<Vec<KeyRun<T>>> {
+        head_dim: usize,
+        runs: &mut Vec<KeyRun<T>>,
+    ) -> Result<()> {
         let outside = || Error::engine_message("keys outside of their storage");
-        // A run of `len` keys at `at`, checked.
-        let run = |keys: &[T], values: &[T], at: usize, len: usize| {
-            let last = at + (len - 1) * self.stride(spec) + spec.head_dim / T::VALUES;
-            let keys = keys.get(at..last).ok_or_else(outside)?.as_ptr();
-            let values = values.get(at..last).ok_or_else(outside)?.as_ptr();
-            Ok(KeyRun { keys, values, len })
-        };
+        let chunk = range.start / CHUNK * CHUNK;
+        let items = head_dim / T::VALUES;
+        runs.clear();
         match self {
-            Self::Step { keys, values } => {
-                let token = item.sequence.start + range.start;
-                let at = (token * spec.num_kv_heads + item.kv_head) * (spec.head_dim / T::VALUES);
-                Ok(vec![run(keys, values, at, range.len())?])
+            Self::Step { keys, values, stride } => {
+                let at = (sequence.start + range.start) * stride + kv_head * items;
+                let end = at + (range.len() - 1) * stride + items;
+                runs.push(KeyRun {
+                    first: range.start - chunk,
+                    len: range.len(),
+                    keys: keys.get(at..end).ok_or_else(outside)?.as_ptr(),
+                    slot: 0,
+                    values: values.get(at..end).ok_or_else(outside)?.as_ptr(),
+                });
             }
             Self::Paged { pool, blocks } => {
-                let size = blocks.layout.block_size;
-                let mut runs = Vec::with_capacity(range.len() / size + 2);
-                let mut position = range.start;
+                let (size, width) = (blocks.layout.block_size, key_tile(blocks.layout));
+                // Whole tiles, where those are what kernels take.
+                let tiles = width == STRIP;
+                let mut position = if tiles { range.start / STRIP * STRIP } else { range.start };
                 while position < range.end {
-                    let block = block_of(item.sequence, position / size, blocks.layout)?;
+                    let block = block_of(sequence, position / size, blocks.layout)?;
                     let slot = position % size;
-                    let len = (size - slot).min(range.end - position);
-                    let at = blocks.head::<T>(block, item.kv_head) + slot * self.stride(spec);
-                    runs.push(run(&pool.keys, &pool.values, at, len)?);
+                    let len = if tiles { STRIP } else { (size - slot).min(range.end - position) };
+                    let at = blocks.head::<T>(block, kv_head) + slot / width * width * items;
+                    let values = at + slot % width * items;
+                    let keys = pool.keys.get(at..at + width * items).ok_or_else(outside)?;
+                    let values = pool.values.get(values..values + len * items);
+                    runs.push(KeyRun {
+                        first: position - chunk,
+                        len,
+                        keys: keys.as_ptr(),
+                        slot: slot % width,
+                        values: values.ok_or_else(outside)?.as_ptr(),
+                    });
                     position += len;
                 }
-                Ok(runs)
             }
         }
+        Ok(())
     }
 }
 
-/// Attention of every token of the step, `[tokens, heads * head_dim]`.
+thread_local! {
+    /// What is cut on this thread.
+    static PLAN: RefCell<Plan> = RefCell::default();
+    /// What is computed with on this thread.
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Attention of every token of the step, `[tokens, heads * head_dim]`, all
+/// written.
 pub(crate) fn attend<T: Stored>(
     kernels: &Kernels,
     workers: &Workers,
@@ -149,79 +241,177 @@ pub(crate) fn attend<T: Stored>(
     keys: &Keys<'_, T>,
     batch: &BatchView<'_>,
     spec: &AttentionSpec,
-) -> Result<Vec<f32>> {
-    let group = spec.num_heads / spec.num_kv_heads;
-    let chunk = (GROUP_ROWS / group).max(1);
-    let mut items = Vec::new();
-    let mut work = 0;
-    for sequence in batch.sequences {
-        for kv_head in 0..spec.num_kv_heads {
-            for start in (0..sequence.len).step_by(chunk) {
-                let queries = start..(start + chunk).min(sequence.len);
-                let item = Item { sequence, kv_head, queries };
-                work += item.keys(spec.window).len() * item.queries.len() * group * spec.head_dim;
-                items.push(item);
-            }
-        }
-    }
-    let mut out = vec![0.0f32; operands.q.len()];
-    let target = SharedOut(out.as_mut_ptr());
-    let failure = std::sync::OnceLock::new();
-    workers.for_each(items.len(), work * 2, |index| {
-        // In range: one call for each item.
-        let Some(item) = items.get(index) else { return };
-        if let Err(error) = attend_item(kernels, operands, keys, item, spec, target) {
+    out: &mut [f32],
+) -> Result<()> {
+    // Taken, so that what runs meanwhile on this thread may plan as well.
+    let mut plan = PLAN.take();
+    plan.cut(batch, spec, workers.threads());
+    let partials = SharedOut(plan.partials());
+    let step = StepAttention { kernels, q: operands.q, keys, batch, spec, plan: &plan, partials };
+    let failure = OnceLock::new();
+    let out = step.output(out)?;
+    workers.for_each(plan.len(), plan.work(), |index| {
+        if let Err(error) = step.compute(index, out) {
             let _ = failure.set(error);
         }
     });
-    match failure.into_inner() {
-        Some(error) => Err(error),
-        None => Ok(out),
+    PLAN.replace(plan);
+    failure.into_inner().map_or(Ok(()), Err)
+}
+
+/// The attention of one layer in one step, cut into pieces that any thread may
+/// compute.
+pub(crate) struct StepAttention<'a, T> {
+    pub(crate) kernels: &'a Kernels,
+    pub(crate) q: Rows<'a>,
+    pub(crate) keys: &'a Keys<'a, T>,
+    pub(crate) batch: &'a BatchView<'a>,
+    pub(crate) spec: &'a AttentionSpec,
+    pub(crate) plan: &'a Plan,
+    /// Those of the plan.
+    pub(crate) partials: SharedOut,
+}
+
+impl<T: Stored> StepAttention<'_, T> {
+    /// The output, checked: what [`compute`](Self::compute) writes.
+    pub(crate) fn output(&self, out: &mut [f32]) -> Result<SharedOut> {
+        let row = self.spec.num_heads * self.spec.head_dim;
+        if out.len() != self.batch.positions.len() * row {
+            return Err(Error::engine_message("attention: an output of another size"));
+        }
+        Ok(SharedOut(out.as_mut_ptr()))
+    }
+
+    /// Computes one of the plan's pieces. `out` is what
+    /// [`output`](Self::output) returned for a slice that is still borrowed;
+    /// each piece is computed once.
+    pub(crate) fn compute(&self, index: usize, out: SharedOut) -> Result<()> {
+        let Some(piece) = self.plan.piece(index) else {
+            return Err(Error::engine_message(format!("attention has no piece {index}")));
+        };
+        let mut scratch = SCRATCH.take();
+        let done = self.compute_piece(piece, out, &mut scratch);
+        SCRATCH.replace(scratch);
+        done
+    }
+
+    fn compute_piece(&self, piece: &Piece, out: SharedOut, scratch: &mut Vec<f32>) -> Result<()> {
+        let AttentionSpec { num_heads, num_kv_heads, head_dim, scale, softcap, window } =
+            *self.spec;
+        let Some(sequence) = self.batch.sequences.get(piece.sequence) else {
+            return Err(Error::engine_message("attention was planned for another step"));
+        };
+        let group = num_heads / num_kv_heads;
+        let rows = piece.queries.len() * group;
+        let partial = partials_len(rows, head_dim);
+        let needed = rows * head_dim + 2 * partial + scratch_len(head_dim);
+        if scratch.len() < needed + LINE {
+            scratch.resize(needed + LINE, 0.0);
+        }
+        let aligned = scratch.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+        let Some(scratch) = scratch.get_mut(aligned..aligned + needed) else {
+            return Err(Error::engine_message("scratch of attention"));
+        };
+        let (kernel_scratch, rest) = scratch.split_at_mut(scratch_len(head_dim));
+        let (fresh, rest) = rest.split_at_mut(partial);
+        let (so_far, packed) = rest.split_at_mut(partial);
+
+        // Scores are computed in base 2.
+        let log2e = std::f32::consts::LOG2_E;
+        let factor = softcap.map_or(scale * log2e, |cap| scale / cap);
+        let heads = piece.kv_head * group * head_dim..(piece.kv_head + 1) * group * head_dim;
+        let mut queries = Vec::with_capacity(piece.queries.len());
+        for query in piece.queries.clone() {
+            queries.push(self.q.get(sequence.start + query, heads.clone())?);
+        }
+        let query = |row: usize| {
+            let heads = queries.get(row / group).copied().unwrap_or_default();
+            heads.get(row % group * head_dim..).and_then(|q| q.get(..head_dim)).unwrap_or_default()
+        };
+        pack_queries(query, rows, head_dim, factor, packed);
+
+        let seen = keys_of(sequence, &piece.queries, window);
+        let mut runs = Vec::with_capacity(CHUNK / STRIP);
+        let mut visible = Vec::with_capacity(rows);
+        let into = partials_at(so_far.as_mut_ptr(), rows, head_dim);
+        let shared = self.plan.shared(piece);
+        let merge = |from| {
+            let args = MergeArgs { into, from, rows, head_dim };
+            // SAFETY: the table is for this CPU (checked where it was chosen);
+            // both have as many rows.
+            unsafe { (self.kernels.merge)(&args) };
+        };
+        if shared.is_none() {
+            clear(so_far, rows);
+        }
+        for chunk in piece.chunks.clone() {
+            let first = chunk * CHUNK;
+            let range = seen.start.max(first)..seen.end.min(first + CHUNK);
+            self.keys.runs(sequence, piece.kv_head, range.clone(), head_dim, &mut runs)?;
+            visible.clear();
+            for query in piece.queries.clone() {
+                let position = sequence.position + query;
+                let begin = first_key(position, window).max(range.start);
+                let end = (position + 1).min(range.end).max(begin);
+                visible.extend(std::iter::repeat_n(begin - first..end - first, group));
+            }
+            let partials = match shared {
+                Some(shared) => self.partials.at(shared.chunk(chunk)),
+                None => fresh.as_mut_ptr(),
+            };
+            let partials = partials_at(partials, rows, head_dim);
+            let args = ChunkArgs {
+                runs: &runs,
+                order: self.keys.order(),
+                value_stride: self.keys.value_stride(head_dim),
+                head_dim,
+                softcap: softcap.map_or(0.0, |cap| cap * log2e),
+                queries: packed.as_ptr(),
+                rows: &visible,
+                partials,
+                scratch: kernel_scratch.as_mut_ptr(),
+            };
+            // SAFETY: the table is for this CPU (checked where it was chosen).
+            // Runs were checked against their storage and hold `range`, of
+            // which every row sees a part; queries are packed for as many rows.
+            // Scratch is this thread's; partial results are, or belong to this
+            // chunk of a shared item alone.
+            unsafe { chunk_of_keys(self.kernels, &args) };
+            if shared.is_none() {
+                merge(partials);
+            }
+        }
+        if let Some(shared) = shared {
+            if !shared.finish_piece() {
+                return Ok(());
+            }
+            clear(so_far, rows);
+            for chunk in shared.chunks.clone() {
+                merge(partials_at(self.partials.at(shared.chunk(chunk)), rows, head_dim));
+            }
+        }
+        let mut outputs = Vec::with_capacity(rows);
+        for query in piece.queries.clone() {
+            let at = (sequence.start + query) * num_heads * head_dim + heads.start;
+            outputs.extend((0..group).map(|head| out.at(at + head * head_dim)));
+        }
+        // SAFETY: the table is for this CPU. Outputs lie in a buffer of all
+        // tokens' rows, whose size was checked, and no other item has the same
+        // query and head.
+        unsafe { (self.kernels.divide)(into, &outputs, head_dim) };
+        Ok(())
     }
 }
 
-fn attend_item<T: Stored>(
-    kernels: &Kernels,
-    operands: &Operands<'_>,
-    keys: &Keys<'_, T>,
-    item: &Item<'_>,
-    spec: &AttentionSpec,
-    out: SharedOut,
-) -> Result<()> {
-    let group = spec.num_heads / spec.num_kv_heads;
-    let range = item.keys(spec.window);
-    let runs = keys.runs(item, range.clone(), spec)?;
-    let mut rows = Vec::with_capacity(item.queries.len() * group);
-    for query in item.queries.clone() {
-        let position = item.sequence.position + query;
-        for head in item.kv_head * group..(item.kv_head + 1) * group {
-            let at = ((item.sequence.start + query) * spec.num_heads + head) * spec.head_dim;
-            let Some(q) = operands.q.get(at..at + spec.head_dim) else {
-                return Err(Error::engine_message("queries outside of their storage"));
-            };
-            rows.push(AttentionRow {
-                query: q.as_ptr(),
-                out: out.at(at),
-                begin: first_key(position, spec.window) - range.start,
-                end: position + 1 - range.start,
-            });
-        }
+/// Elements of a cache line.
+const LINE: usize = 16;
+
+/// Results before the first chunk: nothing, below any score.
+fn clear(partials: &mut [f32], rows: usize) {
+    let stats = partials.len() - 2 * rows;
+    let (values, stats) = partials.split_at_mut(stats);
+    values.fill(0.0);
+    for row in stats.chunks_exact_mut(2) {
+        row.copy_from_slice(&[f32::MIN, 0.0]);
     }
-    let mut scores = vec![0.0f32; rows.len() * range.len()];
-    let args = AttentionArgs {
-        rows: &rows,
-        runs: &runs,
-        stride: keys.stride(spec),
-        head_dim: spec.head_dim,
-        scale: spec.scale,
-        softcap: spec.softcap.unwrap_or(0.0),
-        scores: scores.as_mut_ptr(),
-        scores_stride: range.len(),
-    };
-    // SAFETY: the table is for this CPU (checked where it was chosen). Queries
-    // and runs were checked against their storage; outputs lie as queries do,
-    // in a buffer as long as theirs, and no other item has the same query and
-    // head. Every row sees `begin..end` within `range`, at least its own key.
-    unsafe { (T::attention(kernels))(&args) };
-    Ok(())
 }

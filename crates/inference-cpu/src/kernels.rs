@@ -21,11 +21,11 @@
 
 mod activations;
 mod attention;
+mod attention_tiles;
 mod blocks;
 mod dense;
 mod elementwise;
 pub(crate) mod format;
-mod linear;
 pub(crate) mod packed;
 pub(crate) mod part;
 mod stored;
@@ -78,12 +78,16 @@ use inference_candle::Activation;
 use inference_gguf::BlockType;
 
 pub(crate) use activations::{QuantizedRow, padded};
-pub(crate) use attention::{AttentionArgs, AttentionRow, KeyRun};
+pub(crate) use attention::{
+    CHUNK, ChunkArgs, KeyOrder, KeyRun, MergeArgs, Partials, STRIP, SoftmaxArgs, chunk,
+    pack_queries, padded_head, scratch_len,
+};
+pub(crate) use attention_tiles::{ScoreArgs, WeighArgs};
 pub(crate) use blocks::BlockArgs;
 pub(crate) use dense::{FEW_ROWS, FewArgs, PANEL, Split, TileArgs};
 pub(crate) use packed::{Chunk32, Chunk256, PackedArgs, PackedKernels};
 pub(crate) use part::{Element, GROUP};
-pub(crate) use stored::{Q8Block, Stored};
+pub(crate) use stored::{KeyRows, Q8Block, StoreArgs, Stored};
 
 /// The instruction sets that kernels exist for.
 ///
@@ -208,8 +212,15 @@ pub(crate) struct Kernels {
     pub(crate) tiles: unsafe fn(&TileArgs),
     /// Ends chains: `(chains, rows, features, bias, out, out_stride)`.
     pub(crate) finish: unsafe fn(*const f32, usize, usize, *const f32, *mut f32, usize),
-    /// Attention to keys and values of 8 bits.
-    pub(crate) q8_attention: unsafe fn(&AttentionArgs<'_, Q8Block>),
+    /// Keys and values of 8 bits.
+    pub(crate) q8: KvKernels<Q8Block>,
+    /// Turns scores into weights.
+    pub(crate) softmax: unsafe fn(&SoftmaxArgs<'_>),
+    /// Joins the results of chunks.
+    pub(crate) merge: unsafe fn(&MergeArgs),
+    /// What comes out of rows whose chunks are joined:
+    /// `(results, outputs, head_dim)`.
+    pub(crate) divide: unsafe fn(Partials, &[*mut f32], usize),
     /// `x / sqrt(mean(x^2) + eps) * weight` of one row: `(x, weight, out, eps)`.
     pub(crate) rms_norm: unsafe fn(&[f32], &[f32], &mut [f32], f32),
     /// `activation(gate) * up`: `(gate, up, out, activation)`.
@@ -236,31 +247,42 @@ pub(crate) struct ElementKernels<T: 'static> {
     pub(crate) few: unsafe fn(&FewArgs<T>),
     /// Widens a part of a panel: `(from, len, to)`.
     pub(crate) widen: unsafe fn(*const T, usize, *mut f32),
-    /// Attention of rows that share a key/value head.
-    pub(crate) attention: unsafe fn(&AttentionArgs<'_, T>),
+    pub(crate) kv: KvKernels<T>,
+}
+
+/// The kernels of one instruction set for one way to store keys and values.
+#[derive(Debug)]
+pub(crate) struct KvKernels<T: 'static> {
+    /// Queries times keys.
+    pub(crate) scores: unsafe fn(&ScoreArgs<'_, T>),
+    /// Weights times values.
+    pub(crate) weigh: unsafe fn(&WeighArgs<'_, T>),
+    /// Widens keys and values: `(args, run, keys, values)`.
+    pub(crate) widen: unsafe fn(&ChunkArgs<'_, T>, &KeyRun<T>, *mut f32, *mut f32),
+    /// Stores keys and values.
+    pub(crate) store: unsafe fn(&StoreArgs<T>),
 }
 
 /// Defines `KERNELS`: the generic kernels compiled for one register type, with
-/// its tile sizes (rows by weights for many rows, weights for a single row),
-/// the lanes of packed kernels and how many rows those compute at once,
-/// and the CPU features to compile them with.
+/// its tile sizes (rows by panels for many rows), the lanes of packed kernels and
+/// how many rows those compute at once, and the CPU features to compile them with.
 macro_rules! kernel_table {
     (
-        $tier:expr, $part:ty, parts: $parts:literal, rows: $rows:literal,
-        weights: $weights:literal, single: $single:literal,
+        $tier:expr, $part:ty, parts: $parts:literal,
         tile: $tile_rows:literal x $tile_panels:literal,
         lanes: $lanes:ty, packed_rows: $packed_rows:literal $(, $features:literal)?
     ) => {
         use inference_candle::Activation;
         use $crate::kernels::{
-            AttentionArgs, BlockArgs, BlockKernel, Chunk32, Chunk256, ElementKernels, FewArgs,
-            Kernels, PackedArgs, PackedKernels, Q8Block, QuantizedRow, TileArgs, activations,
-            attention, blocks, dense, elementwise, format, packed,
+            BlockArgs, BlockKernel, Chunk32, Chunk256, ChunkArgs, ElementKernels, FewArgs, Kernels,
+            KeyRun, KvKernels, MergeArgs, PackedArgs, PackedKernels, Partials, Q8Block,
+            QuantizedRow, ScoreArgs, SoftmaxArgs, StoreArgs, TileArgs, WeighArgs, activations,
+            attention, attention_tiles, blocks, dense, elementwise, format, packed, stored,
         };
 
-        $crate::kernels::kernel_table!(@element f32, f32_kernels, $part, $parts, $rows, $weights, $single $(, $features)?);
-        $crate::kernels::kernel_table!(@element f16, f16_kernels, $part, $parts, $rows, $weights, $single $(, $features)?);
-        $crate::kernels::kernel_table!(@element bf16, bf16_kernels, $part, $parts, $rows, $weights, $single $(, $features)?);
+        $crate::kernels::kernel_table!(@element f32, f32_kernels, $part, $parts $(, $features)?);
+        $crate::kernels::kernel_table!(@element f16, f16_kernels, $part, $parts $(, $features)?);
+        $crate::kernels::kernel_table!(@element bf16, bf16_kernels, $part, $parts $(, $features)?);
 
         $(#[target_feature(enable = $features)])?
         unsafe fn tiles(args: &TileArgs) {
@@ -294,9 +316,21 @@ macro_rules! kernel_table {
             activations::quantize(x, row);
         }
 
+        $crate::kernels::kernel_table!(@kv Q8Block, q8_kernels, $part, $parts $(, $features)?);
+
         $(#[target_feature(enable = $features)])?
-        unsafe fn q8_attention(args: &AttentionArgs<'_, Q8Block>) {
-            attention::attention::<$part, Q8Block, $parts, $rows, $weights, $single>(args);
+        unsafe fn softmax(args: &SoftmaxArgs<'_>) {
+            attention::softmax::<$part, $parts>(args);
+        }
+
+        $(#[target_feature(enable = $features)])?
+        unsafe fn merge(args: &MergeArgs) {
+            attention::merge::<$part>(args);
+        }
+
+        $(#[target_feature(enable = $features)])?
+        unsafe fn divide(from: Partials, outputs: &[*mut f32], head_dim: usize) {
+            attention::divide::<$part>(from, outputs, head_dim);
         }
 
         $(#[target_feature(enable = $features)])?
@@ -315,7 +349,10 @@ macro_rules! kernel_table {
             tile_panels: $tile_panels,
             tiles,
             finish,
-            q8_attention,
+            q8: q8_kernels::KV,
+            softmax,
+            merge,
+            divide,
             rms_norm,
             gated,
             quantize,
@@ -369,8 +406,7 @@ macro_rules! kernel_table {
         }
     };
     (
-        @element $element:ty, $module:ident, $part:ty, $parts:literal, $rows:literal,
-        $weights:literal, $single:literal $(, $features:literal)?
+        @element $element:ty, $module:ident, $part:ty, $parts:literal $(, $features:literal)?
     ) => {
         mod $module {
             use super::*;
@@ -385,13 +421,43 @@ macro_rules! kernel_table {
                 dense::widen::<$part, $element>(from, len, to);
             }
 
-            $(#[target_feature(enable = $features)])?
-            unsafe fn attention(args: &AttentionArgs<'_, $element>) {
-                attention::attention::<$part, $element, $parts, $rows, $weights, $single>(args);
-            }
+            $crate::kernels::kernel_table!(@kv $element, kv, $part, $parts $(, $features)?);
 
             pub(super) const KERNELS: ElementKernels<$element> =
-                ElementKernels { few, widen, attention };
+                ElementKernels { few, widen, kv: kv::KV };
+        }
+    };
+    (@kv $stored:ty, $module:ident, $part:ty, $parts:literal $(, $features:literal)?) => {
+        mod $module {
+            use super::*;
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn scores(args: &ScoreArgs<'_, $stored>) {
+                attention_tiles::scores::<$part, $stored, $parts>(args);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn weigh(args: &WeighArgs<'_, $stored>) {
+                attention_tiles::weigh::<$part, $stored>(args);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn widen(
+                args: &ChunkArgs<'_, $stored>,
+                run: &KeyRun<$stored>,
+                keys: *mut f32,
+                values: *mut f32,
+            ) {
+                attention::widen::<$part, $stored>(args, run, keys, values);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn store(args: &StoreArgs<$stored>) {
+                stored::store::<$part, $stored>(args);
+            }
+
+            pub(super) const KV: KvKernels<$stored> =
+                KvKernels { scores, weigh, widen, store };
         }
     };
 }

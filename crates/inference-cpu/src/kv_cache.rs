@@ -3,17 +3,19 @@
 use std::alloc::{Layout, alloc_zeroed};
 use std::any::Any;
 use std::fmt;
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
 
 use half::{bf16, f16};
 use inference_candle::{KvCache, KvLayout};
 use inference_core::{Error, KvDtype, Result};
 use inference_engine::BlockId;
 
-use crate::kernels::{Q8Block, Stored};
+use crate::kernels::{Q8Block, STRIP, Stored};
 
-/// Keys and values as `[layer, block, kv_head, slot, head_dim]`, one
-/// allocation each: the keys of one head in one block follow each other.
+/// Keys and values as `[layer, kv_head, block]`, one allocation each, so that
+/// the blocks of one head follow each other as their numbers do. In a block,
+/// values are `[slot, head_dim]`; keys are `[tile, head_dim, slot of the tile]`
+/// with tiles of [`key_tile`] slots.
 pub(crate) struct CpuKvCache {
     layout: KvLayout,
     pub(crate) pools: Pools,
@@ -29,8 +31,14 @@ pub(crate) enum Pools {
 
 /// Keys and values of one type.
 pub(crate) struct Pool<T> {
-    pub(crate) keys: Vec<T>,
-    pub(crate) values: Vec<T>,
+    pub(crate) keys: Zeros<T>,
+    pub(crate) values: Zeros<T>,
+}
+
+/// Slots in one tile of keys: what kernels compute side by side, or where blocks
+/// do not consist of those the whole block.
+pub(crate) fn key_tile(layout: &KvLayout) -> usize {
+    if layout.block_size.is_multiple_of(STRIP) { STRIP } else { layout.block_size }
 }
 
 impl CpuKvCache {
@@ -63,54 +71,83 @@ impl CpuKvCache {
 impl<T: Stored> Pool<T> {
     fn new(values: usize) -> Result<Self> {
         let items = values / T::VALUES;
-        Ok(Self { keys: zeros(items)?, values: zeros(items)? })
+        Ok(Self { keys: Zeros::new(items)?, values: Zeros::new(items)? })
     }
 }
 
 impl<T: Stored> Pool<T> {
-    /// The items of `len` positions of a block, in the order of the format
-    /// outside of the pool: runs of one head at one position.
-    fn runs(
+    /// Visits the items of `len` positions of a block, in the order of the
+    /// format outside of the pool: the heads' keys of one position and layer,
+    /// then their values. Keys come as the tile and the slot that they are in.
+    fn visit(
         layout: &KvLayout,
         block: usize,
         len: usize,
-    ) -> impl Iterator<Item = (bool, Range<usize>)> {
+        mut visit: impl FnMut(Place) -> Result<()>,
+    ) -> Result<()> {
         let &KvLayout { num_layers, num_kv_heads, head_dim, .. } = layout;
-        let items = head_dim / T::VALUES;
-        (0..len).flat_map(move |slot| {
-            (0..num_layers).flat_map(move |layer| {
-                let first = move |head| LayerBlocks { layout, layer }.head::<T>(block, head);
-                [true, false].into_iter().flat_map(move |keys| {
-                    (0..num_kv_heads).map(move |head| {
-                        let start = first(head) + slot * items;
-                        (keys, start..start + items)
-                    })
-                })
-            })
-        })
+        let (items, width) = (head_dim / T::VALUES, key_tile(layout));
+        for slot in 0..len {
+            for layer in 0..num_layers {
+                let heads = LayerBlocks { layout, layer };
+                for head in 0..num_kv_heads {
+                    let tile = heads.head::<T>(block, head) + slot / width * width * items;
+                    visit(Place::Key { tile: tile..tile + width * items, slot: slot % width })?;
+                }
+                for head in 0..num_kv_heads {
+                    let row = heads.head::<T>(block, head) + slot * items;
+                    visit(Place::Value(row..row + items))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn read(&self, layout: &KvLayout, block: usize, len: usize) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        for (keys, range) in Self::runs(layout, block, len) {
-            let pool = if keys { &self.keys } else { &self.values };
-            let run = pool.get(range).ok_or_else(outside)?;
-            bytes.extend_from_slice(bytemuck::cast_slice(run));
-        }
+        let (width, mut bytes) = (key_tile(layout), Vec::new());
+        let mut row = vec![T::zeroed(); layout.head_dim / T::VALUES];
+        Self::visit(layout, block, len, |place| {
+            match place {
+                Place::Key { tile, slot } => {
+                    let tile = self.keys.get(tile).ok_or_else(outside)?;
+                    T::read_key(tile, width, slot, &mut row);
+                }
+                Place::Value(range) => {
+                    row.copy_from_slice(self.values.get(range).ok_or_else(outside)?);
+                }
+            }
+            bytes.extend_from_slice(bytemuck::cast_slice(&row));
+            Ok(())
+        })?;
         Ok(bytes)
     }
 
     fn write(&mut self, layout: &KvLayout, block: usize, len: usize, bytes: &[u8]) -> Result<()> {
-        let mut rest = bytes;
-        for (keys, range) in Self::runs(layout, block, len) {
-            let pool = if keys { &mut self.keys } else { &mut self.values };
-            let run: &mut [u8] = bytemuck::cast_slice_mut(pool.get_mut(range).ok_or_else(outside)?);
-            let (new, after) = rest.split_at_checked(run.len()).ok_or_else(outside)?;
-            run.copy_from_slice(new);
+        let (width, mut rest) = (key_tile(layout), bytes);
+        let mut row = vec![T::zeroed(); layout.head_dim / T::VALUES];
+        Self::visit(layout, block, len, |place| {
+            let to: &mut [u8] = bytemuck::cast_slice_mut(&mut row);
+            let (new, after) = rest.split_at_checked(to.len()).ok_or_else(outside)?;
+            to.copy_from_slice(new);
             rest = after;
-        }
-        Ok(())
+            match place {
+                Place::Key { tile, slot } => {
+                    let tile = self.keys.get_mut(tile).ok_or_else(outside)?;
+                    T::write_key(&row, tile, width, slot);
+                }
+                Place::Value(range) => {
+                    self.values.get_mut(range).ok_or_else(outside)?.copy_from_slice(&row);
+                }
+            }
+            Ok(())
+        })
     }
+}
+
+/// Where in a pool one head's key or value at one position lies.
+enum Place {
+    Key { tile: Range<usize>, slot: usize },
+    Value(Range<usize>),
 }
 
 fn outside() -> Error {
@@ -125,11 +162,15 @@ pub(crate) struct LayerBlocks<'a> {
 }
 
 impl LayerBlocks<'_> {
-    /// The index of the first item of a head's first slot in a block.
+    /// The index of the first item of a head in a block.
     pub(crate) fn head<T: Stored>(&self, block: usize, head: usize) -> usize {
-        let KvLayout { num_kv_heads, head_dim, block_size, num_blocks, .. } = *self.layout;
-        let items = block_size * (head_dim / T::VALUES);
-        ((self.layer * num_blocks + block) * num_kv_heads + head) * items
+        let KvLayout { num_kv_heads, num_blocks, .. } = *self.layout;
+        ((self.layer * num_kv_heads + head) * num_blocks + block) * self.items::<T>()
+    }
+
+    /// The items of a head in a block.
+    pub(crate) fn items<T: Stored>(&self) -> usize {
+        self.layout.block_size * (self.layout.head_dim / T::VALUES)
     }
 }
 
@@ -182,22 +223,52 @@ fn exhausted(bytes: usize) -> Error {
     }
 }
 
-/// `len` zeros, or an error where the allocator refuses. Fresh zero pages of
-/// the operating system are not touched.
-fn zeros<T: Stored>(len: usize) -> Result<Vec<T>> {
-    let bytes = len.saturating_mul(size_of::<T>());
-    let layout = Layout::array::<T>(len).map_err(|_| exhausted(bytes))?;
-    if layout.size() == 0 {
-        return Ok(Vec::new());
+/// Bytes of a cache line, at which a pool begins.
+const LINE: usize = 64;
+
+/// Zeros whose pages the operating system commits when they are first written.
+pub(crate) struct Zeros<T> {
+    memory: Vec<T>,
+    /// Items before the first cache line.
+    start: usize,
+}
+
+impl<T: Stored> Zeros<T> {
+    /// `len` zeros, or an error where the allocator refuses.
+    fn new(len: usize) -> Result<Self> {
+        let bytes = len.saturating_mul(size_of::<T>());
+        // An alignment of a line would have the allocator clear every page.
+        let spare = if LINE.is_multiple_of(size_of::<T>()) { LINE / size_of::<T>() } else { 0 };
+        let items = len.saturating_add(if len == 0 { 0 } else { spare });
+        let layout = Layout::array::<T>(items).map_err(|_| exhausted(bytes))?;
+        if layout.size() == 0 {
+            return Ok(Self { memory: Vec::new(), start: 0 });
+        }
+        // SAFETY: the layout's size is not zero.
+        let data = unsafe { alloc_zeroed(layout) }.cast::<T>();
+        if data.is_null() {
+            return Err(exhausted(bytes));
+        }
+        // SAFETY: allocated by the global allocator with the layout of `items`
+        // elements; zero bytes are a valid `T`, because it is `Pod`.
+        let memory = unsafe { Vec::from_raw_parts(data, items, items) };
+        let start = if spare == 0 { 0 } else { data.align_offset(LINE).min(spare) };
+        Ok(Self { memory, start })
     }
-    // SAFETY: the layout's size is not zero.
-    let data = unsafe { alloc_zeroed(layout) }.cast::<T>();
-    if data.is_null() {
-        return Err(exhausted(bytes));
+}
+
+impl<T> Deref for Zeros<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        self.memory.get(self.start..).unwrap_or_default()
     }
-    // SAFETY: allocated by the global allocator with the layout of `len`
-    // elements; zero bytes are a valid `T`, because it is `Pod`.
-    Ok(unsafe { Vec::from_raw_parts(data, len, len) })
+}
+
+impl<T> DerefMut for Zeros<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        self.memory.get_mut(self.start..).unwrap_or_default()
+    }
 }
 
 #[cfg(test)]
@@ -214,8 +285,9 @@ mod tests {
     fn pools_are_zero_and_as_large_as_the_layout_says() {
         let cache = CpuKvCache::new(&layout(KvDtype::F16, 3)).unwrap();
         let Pools::F16(pool) = &cache.pools else { panic!("wrong type") };
-        assert_eq!(pool.keys.len(), 2 * 3 * 2 * 8 * 4);
-        assert!(pool.keys.iter().chain(&pool.values).all(|v| v.to_bits() == 0));
+        assert!(pool.keys.len() >= 2 * 3 * 2 * 8 * 4);
+        assert_eq!(pool.keys.as_ptr().align_offset(LINE), 0);
+        assert!(pool.keys.iter().chain(&*pool.values).all(|v| v.to_bits() == 0));
     }
 
     #[test]

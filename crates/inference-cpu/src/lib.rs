@@ -20,9 +20,11 @@
 //!
 //! - dense and packed weights: lanes are output features, and each feature is
 //!   one chain over k, ascending, of fused multiply-adds;
-//! - norms, attention and what is not packed: 16 lanes, lane `l` summing the
-//!   terms `l`, `l + 16`, … with fused multiply-adds, added as a tree at the
-//!   end; weighted values are added key by key;
+//! - attention: chunks of 128 keys at fixed positions, folded in ascending
+//!   order by their greatest scores; in a chunk a score is one chain over the
+//!   head's elements, and weighted values are added key by key;
+//! - norms and what is not packed: 16 lanes, lane `l` summing the terms `l`,
+//!   `l + 16`, … with fused multiply-adds, added as a tree at the end;
 //! - each (row, weight) pair has accumulators of its own: tiles, panels and
 //!   threads decide what is reused and when, never what is added to what;
 //! - `exp` and `tanh` are polynomials of our own, not the platform's.
@@ -76,8 +78,10 @@
 //!
 //! Keys and values are f32, f16, bf16 or, in heads of whole groups of 32
 //! elements, q8_0, in one pool whose pages the operating system commits when
-//! they are first written. The 8-bit groups are read in place: a byte times
-//! its scale is exact in f32.
+//! they are first written. They are read in place, widened exactly in registers
+//! (8-bit groups of a long prefill once per chunk). The keys of 16 positions lie
+//! transposed, so that a score is a lane and nothing is added across lanes.
+//! One token at depth is shared out among threads by chunks of its keys.
 //!
 //! # Threads
 //!
@@ -101,6 +105,7 @@
 mod activations;
 mod arena;
 mod attention;
+mod attention_plan;
 mod backend;
 mod block_product;
 mod decoded_product;

@@ -11,7 +11,7 @@ use inference_core::{Error, Precision, Result};
 
 use crate::CpuOptions;
 use crate::arena::Arena;
-use crate::attention::{Keys, Operands, attend, store};
+use crate::attention::{Keys, Operands, Rows, attend, store};
 use crate::block_product::BlockProduct;
 use crate::decoded_product::DecodedProduct;
 use crate::dense_product::DenseProduct;
@@ -125,14 +125,19 @@ impl CpuOps {
         {
             return Err(shapes("attention", &[&[q.len(), k.len(), v.len(), out.len()], &[tokens]]));
         }
-        let operands = Operands { q, k, v };
-        let found = match cache {
+        let kv_stride = num_kv_heads * head_dim;
+        let operands = Operands {
+            q: Rows { data: q, stride: num_heads * head_dim },
+            k: Rows { data: k, stride: kv_stride },
+            v: Rows { data: v, stride: kv_stride },
+        };
+        match cache {
             None => {
                 if batch.sequences.iter().any(|sequence| sequence.position != 0) {
                     return Err(Error::engine_message("earlier keys are wanted without a cache"));
                 }
-                let keys = Keys::Step { keys: operands.k, values: operands.v };
-                attend(self.kernels, &self.workers, &operands, &keys, batch, spec)?
+                let keys = Keys::Step { keys: k, values: v, stride: kv_stride };
+                attend(self.kernels, &self.workers, &operands, &keys, batch, spec, out)
             }
             Some((cache, layer)) => {
                 let Some(cache) = cache.as_any_mut().downcast_mut::<CpuKvCache>() else {
@@ -148,15 +153,15 @@ impl CpuOps {
                     return Err(shapes("KV pool", &[&found, &[layer, num_kv_heads, head_dim]]));
                 }
                 match &mut cache.pools {
-                    Pools::F32(pool) => self.attend_pool(pool, blocks, &operands, batch, spec)?,
-                    Pools::F16(pool) => self.attend_pool(pool, blocks, &operands, batch, spec)?,
-                    Pools::Bf16(pool) => self.attend_pool(pool, blocks, &operands, batch, spec)?,
-                    Pools::Q8(pool) => self.attend_pool(pool, blocks, &operands, batch, spec)?,
+                    Pools::F32(pool) => self.attend_pool(pool, blocks, &operands, batch, spec, out),
+                    Pools::F16(pool) => self.attend_pool(pool, blocks, &operands, batch, spec, out),
+                    Pools::Bf16(pool) => {
+                        self.attend_pool(pool, blocks, &operands, batch, spec, out)
+                    }
+                    Pools::Q8(pool) => self.attend_pool(pool, blocks, &operands, batch, spec, out),
                 }
             }
-        };
-        out.copy_from_slice(&found);
-        Ok(())
+        }
     }
 
     fn attend_pool<T: Stored>(
@@ -166,10 +171,11 @@ impl CpuOps {
         operands: &Operands<'_>,
         batch: &BatchView<'_>,
         spec: &AttentionSpec,
-    ) -> Result<Vec<f32>> {
-        store(pool, blocks, operands, batch)?;
+        out: &mut [f32],
+    ) -> Result<()> {
+        store(self.kernels, &self.workers, pool, blocks, operands, batch)?;
         let keys = Keys::Paged { pool, blocks };
-        attend(self.kernels, &self.workers, operands, &keys, batch, spec)
+        attend(self.kernels, &self.workers, operands, &keys, batch, spec, out)
     }
 }
 

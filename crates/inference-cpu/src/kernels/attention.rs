@@ -1,292 +1,449 @@
-//! Attention of a few query rows over the keys and values of one head.
+//! Attention of query rows to one chunk of one head's keys, and what joins the
+//! chunks.
 //!
-//! Per row: scores in key order, their greatest, `exp` and sum over 16 lanes
-//! counted from the row's first key, then the weighted sum of values key by
-//! key. All of it depends on the row's own keys alone, not on the rows that it
-//! is computed with, nor on where the blocks of the cache lie.
+//! A row's keys are cut into chunks of [`CHUNK`] positions, at multiples of it.
+//! Each chunk gives the greatest score, the sum of weights relative to it and
+//! the weighted values; these are folded in ascending order. Within a chunk a
+//! score is one chain of fused multiply-adds over the head's elements, weights
+//! are summed over 16 lanes (lane `l` takes positions `l`, `l + 16`, …) and
+//! added as a tree, values are added key by key. So a row's result depends on
+//! its position and its keys alone: not on the rows that it is computed with,
+//! on how chunks are shared out, nor on where the blocks of the cache lie.
 
-use super::elementwise::{exp, tanh};
-use super::linear::dot_tile;
+use std::ops::Range;
+
+use super::Kernels;
+use super::attention_tiles::{ScoreArgs, Strip, WeighArgs};
+use super::elementwise::{exp2, tanh};
 use super::part::{LANES, Part, greatest_of_parts, sum_parts};
 use super::stored::Stored;
 
-/// Keys and values of consecutive positions that lie `stride` items apart.
+/// Keys of one chunk.
+pub(crate) const CHUNK: usize = 128;
+
+/// Keys that lie side by side, one lane each.
+pub(crate) const STRIP: usize = LANES;
+
+const STRIPS: usize = CHUNK / STRIP;
+
+/// Rows of one register tile at most.
+const TILE_ROWS: usize = 6;
+
+/// Keys and values of consecutive positions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeyRun<T> {
-    pub(crate) keys: *const T,
-    pub(crate) values: *const T,
+    /// The first position, counted from the chunk's.
+    pub(crate) first: usize,
     pub(crate) len: usize,
+    /// The tile that the keys are in, or where they are rows the first.
+    pub(crate) keys: *const T,
+    /// The first key's slot in the tile.
+    pub(crate) slot: usize,
+    /// The values of the first position.
+    pub(crate) values: *const T,
 }
 
-/// One query row: a position and a head.
+/// How the keys of a run lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeyOrder {
+    /// In tiles of `width` slots. Where that is [`STRIP`], runs are whole tiles.
+    Tiles { width: usize },
+    /// As rows, `stride` items apart.
+    Rows { stride: usize },
+}
+
+/// The greatest score, the sum of weights and the weighted values of rows.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct AttentionRow {
-    /// `[head_dim]`.
-    pub(crate) query: *const f32,
-    /// `[head_dim]`.
-    pub(crate) out: *mut f32,
-    /// The keys that it sees, counted from the first key of the first run:
-    /// from `begin` up to, not including, `end`; at least one.
-    pub(crate) begin: usize,
-    pub(crate) end: usize,
+pub(crate) struct Partials {
+    /// `[rows, padded_head]`.
+    pub(crate) values: *mut f32,
+    /// `[rows, 2]`: greatest score (base 2), sum of weights.
+    pub(crate) stats: *mut f32,
 }
 
-/// Rows that attend to one head's keys.
+/// A head's elements in [`Partials`]: whole registers of any kind.
+pub(crate) const fn padded_head(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(LANES)
+}
+
+/// Rows that attend to one head's keys in one chunk.
 #[derive(Debug)]
-pub(crate) struct AttentionArgs<'a, T> {
-    pub(crate) rows: &'a [AttentionRow],
+pub(crate) struct ChunkArgs<'a, T> {
     /// They hold at least the keys that any row sees.
     pub(crate) runs: &'a [KeyRun<T>],
-    /// Items from one key to the next within a run; for values as well.
-    pub(crate) stride: usize,
+    pub(crate) order: KeyOrder,
+    /// Items from one position's values to the next's, within a run.
+    pub(crate) value_stride: usize,
     pub(crate) head_dim: usize,
-    pub(crate) scale: f32,
-    /// Cap on scores; 0 for none.
+    /// Cap on scores, times log2(e); 0 for none.
     pub(crate) softcap: f32,
-    /// Scratch, `[rows, scores_stride]`.
-    pub(crate) scores: *mut f32,
-    /// At least the keys of all runs.
-    pub(crate) scores_stride: usize,
+    /// Scaled queries, as [`pack_queries`] arranges them.
+    pub(crate) queries: *const f32,
+    /// The positions that each row sees, counted from the chunk's; may be empty.
+    pub(crate) rows: &'a [Range<usize>],
+    /// For all rows; written.
+    pub(crate) partials: Partials,
+    /// [`scratch_len`] elements, of any value.
+    pub(crate) scratch: *mut f32,
 }
 
-/// Computes the rows of `args`.
+/// What [`ChunkArgs::scratch`] holds: scores of a tile, then keys and values of
+/// a chunk, widened.
+pub(crate) const fn scratch_len(head_dim: usize) -> usize {
+    TILE_ROWS * CHUNK + 2 * CHUNK * padded_head(head_dim)
+}
+
+/// The register tiles of rows: `(first, rows)`, of 1, 2, 3, 4 or 6 rows.
+pub(crate) fn row_tiles(rows: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut first = 0;
+    std::iter::from_fn(move || {
+        let len = match rows - first {
+            0 => return None,
+            len @ (1..=4 | 6) => len,
+            5 => 3,
+            7 | 8 | 11 => 4,
+            _ => TILE_ROWS,
+        };
+        first += len;
+        Some((first - len, len))
+    })
+}
+
+/// Puts rows times `factor` side by side: in each register tile, element by
+/// element, as many as `queries` and `packed` hold.
+pub(crate) fn pack_queries<'a>(
+    mut query: impl FnMut(usize) -> &'a [f32],
+    rows: usize,
+    head_dim: usize,
+    factor: f32,
+    packed: &mut [f32],
+) {
+    for (first, len) in row_tiles(rows) {
+        let Some(tile) = packed.get_mut(first * head_dim..(first + len) * head_dim) else { return };
+        for row in 0..len {
+            for (to, value) in tile.iter_mut().skip(row).step_by(len).zip(query(first + row)) {
+                *to = value * factor;
+            }
+        }
+    }
+}
+
+/// Computes the partial results of `args`.
+///
+/// # Safety
+///
+/// The table is for this CPU; the pointers of `args` are valid for the extents
+/// documented there, and nothing else uses its outputs meanwhile.
+pub(crate) unsafe fn chunk<T: Stored>(table: &Kernels, args: &ChunkArgs<'_, T>) {
+    let tiles = args.order == KeyOrder::Tiles { width: STRIP };
+    if tiles && args.head_dim.is_multiple_of(LANES) && args.rows.len() < T::WIDEN_ROWS {
+        let none = Strip { keys: std::ptr::null::<T>(), values: std::ptr::null() };
+        let mut strips = [none; STRIPS];
+        for run in args.runs {
+            strips[run.first / STRIP] = Strip { keys: run.keys, values: run.values };
+        }
+        chunk_of_strips(table, args, &strips, args.value_stride);
+    } else {
+        let padded = padded_head(args.head_dim);
+        let keys = args.scratch.add(TILE_ROWS * CHUNK);
+        let values = keys.add(CHUNK * padded);
+        for run in args.runs {
+            (T::kernels(table).widen)(args, run, keys, values);
+        }
+        let strips: [_; STRIPS] = std::array::from_fn(|strip| Strip {
+            keys: keys.wrapping_add(strip * STRIP * args.head_dim).cast_const(),
+            values: values.wrapping_add(strip * STRIP * padded).cast_const(),
+        });
+        chunk_of_strips(table, args, &strips, padded);
+    }
+}
+
+/// The same over keys and values of type `S` in strips.
+///
+/// # Safety
+///
+/// As [`chunk`].
+unsafe fn chunk_of_strips<T, S: Stored>(
+    table: &Kernels,
+    args: &ChunkArgs<'_, T>,
+    strips: &[Strip<S>; STRIPS],
+    value_stride: usize,
+) {
+    let padded = padded_head(args.head_dim);
+    let kernels = S::kernels(table);
+    for (first, len) in row_tiles(args.rows.len()) {
+        let rows = &args.rows[first..first + len];
+        // What all rows see, and what any does.
+        let (mut begin, mut end) = (0, CHUNK);
+        let (mut from, mut to) = (CHUNK, 0);
+        for row in rows {
+            (begin, end) = (begin.max(row.start), end.min(row.end));
+            if row.start < row.end {
+                (from, to) = (from.min(row.start), to.max(row.end));
+            }
+        }
+        let range = if from < to { from / STRIP..to.div_ceil(STRIP) } else { 0..0 };
+        (kernels.scores)(&ScoreArgs {
+            queries: args.queries.add(first * args.head_dim),
+            rows: len,
+            head_dim: args.head_dim,
+            strips,
+            range: range.clone(),
+            out: args.scratch,
+        });
+        (table.softmax)(&SoftmaxArgs {
+            scores: args.scratch,
+            rows,
+            strips: range,
+            softcap: args.softcap,
+            stats: args.partials.stats.add(first * 2),
+        });
+        let values = args.partials.values.add(first * padded);
+        std::slice::from_raw_parts_mut(values, len * padded).fill(0.0);
+        // Values that all rows need are read once; the others, before and
+        // after, for each row. A row's own order is that of its keys.
+        let weigh = |row: usize, rows: usize, keys: Range<usize>| {
+            if keys.start < keys.end {
+                (kernels.weigh)(&WeighArgs {
+                    strips,
+                    stride: value_stride,
+                    padded,
+                    weights: args.scratch.wrapping_add(row * CHUNK),
+                    rows,
+                    keys,
+                    out: values.wrapping_add(row * padded),
+                });
+            }
+        };
+        if begin >= end {
+            for (index, row) in rows.iter().enumerate() {
+                weigh(index, 1, row.clone());
+            }
+            continue;
+        }
+        for (index, row) in rows.iter().enumerate() {
+            weigh(index, 1, row.start..begin);
+        }
+        weigh(0, len, begin..end);
+        for (index, row) in rows.iter().enumerate() {
+            weigh(index, 1, end..row.end);
+        }
+    }
+}
+
+/// Widens a run: keys into tiles of [`STRIP`] slots, values into padded rows.
+///
+/// # Safety
+///
+/// As [`Part`], and as [`chunk`]; the outputs have a chunk's keys and values.
+#[inline(always)]
+pub(super) unsafe fn widen<P: Part, T: Stored>(
+    args: &ChunkArgs<'_, T>,
+    run: &KeyRun<T>,
+    keys: *mut f32,
+    values: *mut f32,
+) {
+    widen_keys::<P, T>(args, run, keys);
+    widen_values::<P, T>(args, run, values);
+}
+
+/// Widens the keys of a run into tiles of [`STRIP`] slots.
+///
+/// # Safety
+///
+/// As [`widen`].
+#[inline(always)]
+unsafe fn widen_keys<P: Part, T: Stored>(args: &ChunkArgs<'_, T>, run: &KeyRun<T>, to: *mut f32) {
+    let dim = args.head_dim;
+    if args.order == (KeyOrder::Tiles { width: STRIP }) {
+        let to = to.add(run.first * dim);
+        for slot in (0..STRIP).step_by(P::WIDTH) {
+            let mut first = 0;
+            while first < dim {
+                let end = dim.min(first.saturating_add(T::SCALED));
+                let scales = T::load_scales::<P>(run.keys, STRIP, slot, first);
+                for element in first..end {
+                    let keys = T::load_keys::<P>(run.keys, STRIP, slot, element, scales);
+                    keys.store(to.add(element * STRIP + slot));
+                }
+                first = end;
+            }
+        }
+        return;
+    }
+    for i in 0..run.len {
+        let key = run.first + i;
+        let to = to.add(key / STRIP * STRIP * dim + key % STRIP);
+        for element in 0..dim {
+            *to.add(element * STRIP) = match args.order {
+                KeyOrder::Tiles { width } => T::key_at(run.keys, width, run.slot + i, element),
+                KeyOrder::Rows { stride } => T::value_at(run.keys.add(i * stride), element),
+            };
+        }
+    }
+}
+
+/// Widens the values of a run into padded rows.
+///
+/// # Safety
+///
+/// As [`widen`].
+#[inline(always)]
+unsafe fn widen_values<P: Part, T: Stored>(args: &ChunkArgs<'_, T>, run: &KeyRun<T>, to: *mut f32) {
+    let padded = padded_head(args.head_dim);
+    let whole = args.head_dim / P::WIDTH * P::WIDTH;
+    for i in 0..run.len {
+        let row = run.values.add(i * args.value_stride);
+        let to = to.add((run.first + i) * padded);
+        for at in (0..whole).step_by(P::WIDTH) {
+            T::load_at::<P>(row, at).store(to.add(at));
+        }
+        for at in whole..args.head_dim {
+            *to.add(at) = T::value_at(row, at);
+        }
+        for at in args.head_dim..padded {
+            *to.add(at) = 0.0;
+        }
+    }
+}
+
+/// Scores of the rows of one register tile.
+#[derive(Debug)]
+pub(crate) struct SoftmaxArgs<'a> {
+    /// `[rows, CHUNK]`; turned into weights.
+    scores: *mut f32,
+    /// What each row sees.
+    rows: &'a [Range<usize>],
+    /// The strips that have scores.
+    strips: Range<usize>,
+    /// As in [`ChunkArgs`].
+    softcap: f32,
+    /// As in [`Partials`]; written.
+    stats: *mut f32,
+}
+
+/// Turns scores into weights.
 ///
 /// # Safety
 ///
 /// As [`Part`]; the pointers of `args` are valid for the extents documented
-/// there; rows do not share outputs.
+/// there.
 #[inline(always)]
-pub(super) unsafe fn attention<
-    P: Part,
-    T: Stored,
-    const PARTS: usize,
-    const ROWS: usize,
-    const WEIGHTS: usize,
-    const SINGLE: usize,
->(
-    args: &AttentionArgs<'_, T>,
-) {
-    let mut at = 0;
-    for run in args.runs {
-        let mut row = 0;
-        while row + ROWS <= args.rows.len() {
-            scores::<P, T, PARTS, ROWS, WEIGHTS>(args, row, run, at);
-            row += ROWS;
-        }
-        while row < args.rows.len() {
-            scores::<P, T, PARTS, 1, SINGLE>(args, row, run, at);
-            row += 1;
-        }
-        at += run.len;
-    }
-
-    let (mut common_begin, mut common_end) = (0, usize::MAX);
+pub(super) unsafe fn softmax<P: Part, const PARTS: usize>(args: &SoftmaxArgs<'_>) {
     for (index, row) in args.rows.iter().enumerate() {
-        let scores = args.scores.add(index * args.scores_stride + row.begin);
-        softmax::<P, PARTS>(scores, row.end - row.begin, args.softcap);
-        for i in 0..args.head_dim {
-            *row.out.add(i) = 0.0;
-        }
-        common_begin = common_begin.max(row.begin);
-        common_end = common_end.min(row.end);
-    }
-
-    // Values that all rows need are read once for several rows; the others,
-    // before and after, for each row. A row's own order is that of its keys.
-    if common_begin >= common_end {
-        for (index, row) in args.rows.iter().enumerate() {
-            weigh::<P, T, PARTS, 1>(args, index, row.begin, row.end);
-        }
-        return;
-    }
-    for (index, row) in args.rows.iter().enumerate() {
-        weigh::<P, T, PARTS, 1>(args, index, row.begin, common_begin);
-    }
-    let mut index = 0;
-    while index + 4 <= args.rows.len() {
-        weigh::<P, T, PARTS, 4>(args, index, common_begin, common_end);
-        index += 4;
-    }
-    while index < args.rows.len() {
-        weigh::<P, T, PARTS, 1>(args, index, common_begin, common_end);
-        index += 1;
-    }
-    for (index, row) in args.rows.iter().enumerate() {
-        weigh::<P, T, PARTS, 1>(args, index, common_end, row.end);
+        let scores = args.scores.add(index * CHUNK);
+        let (greatest, sum) = softmax_row::<P, PARTS>(scores, &args.strips, row, args.softcap);
+        *args.stats.add(index * 2) = greatest;
+        *args.stats.add(index * 2 + 1) = sum;
     }
 }
 
-/// Scaled scores of `ROWS` rows, from `row` on, with the keys of one run.
+/// Turns the scores of one row into weights: powers of 2 relative to the
+/// greatest, 0 outside of `row`. Returns the greatest score and the sum.
 ///
 /// # Safety
 ///
-/// As [`attention`]; `at` is the index of the run's first key.
+/// As [`softmax`].
 #[inline(always)]
-unsafe fn scores<
-    P: Part,
-    T: Stored,
-    const PARTS: usize,
-    const ROWS: usize,
-    const WEIGHTS: usize,
->(
-    args: &AttentionArgs<'_, T>,
-    row: usize,
-    run: &KeyRun<T>,
-    at: usize,
-) {
-    let mut queries = [std::ptr::null(); ROWS];
-    for r in 0..ROWS {
-        queries[r] = args.rows[row + r].query;
-    }
-    let out = args.scores.add(row * args.scores_stride + at);
-    let mut key = 0;
-    while key + WEIGHTS <= run.len {
-        let mut keys = [run.keys; WEIGHTS];
-        for j in 0..WEIGHTS {
-            keys[j] = run.keys.add((key + j) * args.stride);
+unsafe fn softmax_row<P: Part, const PARTS: usize>(
+    scores: *mut f32,
+    strips: &Range<usize>,
+    row: &Range<usize>,
+    softcap: f32,
+) -> (f32, f32) {
+    let (first, end) = (strips.start * STRIP, strips.end * STRIP);
+    if softcap > 0.0 {
+        let cap = P::splat(softcap);
+        for at in (first..end).step_by(P::WIDTH) {
+            cap.mul(tanh(P::load(scores.add(at)))).store(scores.add(at));
         }
-        let dots = dot_tile::<P, T, PARTS, ROWS, WEIGHTS>(&queries, &keys, args.head_dim);
-        for r in 0..ROWS {
-            for j in 0..WEIGHTS {
-                *out.add(r * args.scores_stride + key + j) = dots[r][j] * args.scale;
-            }
-        }
-        key += WEIGHTS;
     }
-    while key < run.len {
-        let keys = [run.keys.add(key * args.stride)];
-        let dots = dot_tile::<P, T, PARTS, ROWS, 1>(&queries, &keys, args.head_dim);
-        for r in 0..ROWS {
-            *out.add(r * args.scores_stride + key) = dots[r][0] * args.scale;
-        }
-        key += 1;
+    for at in (first..row.start.min(end)).chain(row.end.max(first)..end) {
+        *scores.add(at) = f32::NEG_INFINITY;
     }
-}
-
-/// Turns the scores of one row into weights that sum to 1.
-///
-/// # Safety
-///
-/// As [`Part`]; `scores` is valid for `len` elements, at least one.
-#[inline(always)]
-unsafe fn softmax<P: Part, const PARTS: usize>(scores: *mut f32, len: usize, softcap: f32) {
-    let whole = len / LANES * LANES;
-    let mut tail = [f32::NEG_INFINITY; LANES];
-    for i in whole..len {
-        tail[i - whole] = *scores.add(i);
-    }
-    let tail = tail.as_mut_ptr();
-
-    let mut greatest = [P::splat(f32::NEG_INFINITY); PARTS];
-    let mut at = 0;
-    while at < len {
-        let block = if at < whole { scores.add(at) } else { tail };
+    // Not from -inf: where all scores are, weights are 0 and not NaN.
+    let mut greatest = [P::splat(f32::MIN); PARTS];
+    for strip in strips.clone() {
         for part in 0..PARTS {
-            let place = block.add(part * P::WIDTH);
-            if softcap > 0.0 {
-                let cap = P::splat(softcap);
-                // A cap of -inf would be -softcap: the padding must stay below.
-                let score = P::load(place);
-                let capped = cap.mul(tanh(score.div(cap)));
-                let lowest = P::splat(f32::MIN);
-                P::select_less(score, lowest, score, capped).store(place);
-            }
-            greatest[part] = greatest[part].greater_of(P::load(place));
+            let score = P::load(scores.add(strip * STRIP + part * P::WIDTH));
+            greatest[part] = greatest[part].greater_of(score);
         }
-        at += LANES;
     }
-    let greatest = P::splat(greatest_of_parts::<P, PARTS>(greatest));
-
+    let greatest = greatest_of_parts::<P, PARTS>(greatest);
+    let splat = P::splat(greatest);
     let mut sums = [P::splat(0.0); PARTS];
-    let mut at = 0;
-    while at < len {
-        let block = if at < whole { scores.add(at) } else { tail };
+    for strip in strips.clone() {
         for part in 0..PARTS {
-            let place = block.add(part * P::WIDTH);
-            let weight = exp(P::load(place).sub(greatest));
+            let place = scores.add(strip * STRIP + part * P::WIDTH);
+            let weight = exp2(P::load(place).sub(splat));
             weight.store(place);
             sums[part] = sums[part].add(weight);
         }
-        at += LANES;
     }
-    let inverse = P::splat(1.0 / sum_parts::<P, PARTS>(sums));
-
-    let mut at = 0;
-    while at < len {
-        let block = if at < whole { scores.add(at) } else { tail };
-        for part in 0..PARTS {
-            let place = block.add(part * P::WIDTH);
-            P::load(place).mul(inverse).store(place);
-        }
-        at += LANES;
-    }
-    for i in whole..len {
-        *scores.add(i) = *tail.add(i - whole);
-    }
+    (greatest, sum_parts::<P, PARTS>(sums))
 }
 
-/// Adds the weighted values of keys `from..to` to the outputs of `ROWS` rows.
+/// Rows whose results so far take in those of one more chunk.
+#[derive(Debug)]
+pub(crate) struct MergeArgs {
+    pub(crate) into: Partials,
+    pub(crate) from: Partials,
+    pub(crate) rows: usize,
+    pub(crate) head_dim: usize,
+}
+
+/// Folds a chunk's partial results into those of the chunks before it, for
+/// each row that sees keys of it.
 ///
 /// # Safety
 ///
-/// As [`attention`]; the keys are in the runs.
+/// As [`Part`]; the pointers are valid for as many rows.
 #[inline(always)]
-unsafe fn weigh<P: Part, T: Stored, const PARTS: usize, const ROWS: usize>(
-    args: &AttentionArgs<'_, T>,
-    row: usize,
-    from: usize,
-    to: usize,
-) {
-    if from >= to {
-        return;
-    }
-    let weights = args.scores.add(row * args.scores_stride);
-    let whole = args.head_dim / LANES * LANES;
-    for element in (0..whole).step_by(LANES) {
-        let mut sums = [[P::splat(0.0); PARTS]; ROWS];
-        for r in 0..ROWS {
-            for part in 0..PARTS {
-                let at = element + part * P::WIDTH;
-                sums[r][part] = P::load(args.rows[row + r].out.add(at));
-            }
+pub(super) unsafe fn merge<P: Part>(args: &MergeArgs) {
+    let padded = padded_head(args.head_dim);
+    for row in 0..args.rows {
+        let (into, from) = (args.into.stats.add(row * 2), args.from.stats.add(row * 2));
+        let (greatest, sum) = (*from, *from.add(1));
+        if sum == 0.0 {
+            continue;
         }
-        let mut first = 0;
-        for run in args.runs {
-            let begin = from.max(first);
-            let end = to.min(first + run.len);
-            for key in begin..end {
-                let value = run.values.add((key - first) * args.stride);
-                for part in 0..PARTS {
-                    let value = T::load_at::<P>(value, element + part * P::WIDTH);
-                    for r in 0..ROWS {
-                        let weight = P::splat(*weights.add(r * args.scores_stride + key));
-                        sums[r][part] = weight.fma(value, sums[r][part]);
-                    }
-                }
-            }
-            first += run.len;
-        }
-        for r in 0..ROWS {
-            for part in 0..PARTS {
-                let at = element + part * P::WIDTH;
-                sums[r][part].store(args.rows[row + r].out.add(at));
-            }
+        let before = *into;
+        let greater = if before > greatest { before } else { greatest };
+        let (old, new) = (P::splat(before - greater), P::splat(greatest - greater));
+        let (old, new) = (exp2(old), exp2(new));
+        *into = greater;
+        // In lanes, like all else; every lane is the same.
+        let mut sums = [0.0f32; LANES];
+        new.fma(P::splat(sum), P::splat(*into.add(1)).mul(old)).store(sums.as_mut_ptr());
+        *into.add(1) = sums[0];
+        let (into, from) = (args.into.values.add(row * padded), args.from.values.add(row * padded));
+        for at in (0..padded).step_by(P::WIDTH) {
+            let scaled = P::load(into.add(at)).mul(old);
+            new.fma(P::load(from.add(at)), scaled).store(into.add(at));
         }
     }
-    for r in 0..ROWS {
-        for element in whole..args.head_dim {
-            let out = args.rows[row + r].out.add(element);
-            let mut first = 0;
-            for run in args.runs {
-                let begin = from.max(first);
-                let end = to.min(first + run.len);
-                for key in begin..end {
-                    let value = T::value_at(run.values.add((key - first) * args.stride), element);
-                    let weight = *weights.add(r * args.scores_stride + key);
-                    *out = weight.mul_add(value, *out);
-                }
-                first += run.len;
-            }
+}
+
+/// The results of rows whose last chunk was merged.
+///
+/// # Safety
+///
+/// As [`Part`]; `from` is valid for as many rows as there are outputs, and
+/// these for `head_dim` elements each.
+#[inline(always)]
+pub(super) unsafe fn divide<P: Part>(from: Partials, outputs: &[*mut f32], head_dim: usize) {
+    let padded = padded_head(head_dim);
+    for (row, out) in outputs.iter().enumerate() {
+        let inverse = P::splat(1.0 / *from.stats.add(row * 2 + 1));
+        let values = from.values.add(row * padded);
+        let whole = head_dim / P::WIDTH * P::WIDTH;
+        for at in (0..whole).step_by(P::WIDTH) {
+            P::load(values.add(at)).mul(inverse).store(out.add(at));
+        }
+        if whole < head_dim {
+            let mut tail = [0.0f32; LANES];
+            P::load(values.add(whole)).mul(inverse).store(tail.as_mut_ptr());
+            std::ptr::copy_nonoverlapping(tail.as_ptr(), out.add(whole), head_dim - whole);
         }
     }
 }

@@ -12,6 +12,7 @@ pub(in crate::kernels) struct Avx2(__m256);
 
 impl Part for Avx2 {
     const WIDTH: usize = 8;
+    const REGISTERS: usize = 16;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -47,6 +48,11 @@ impl Part for Avx2 {
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         _mm256_storeu_ps(to, self.0);
+    }
+
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut f16) {
+        _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0));
     }
 
     #[inline(always)]
@@ -159,4 +165,4 @@ unsafe fn quads<const SIGNED: bool>(weights: *const i8, activations: *const i8) 
     _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
 }
 
-kernel_table!(super::Tier::Avx2, Avx2, parts: 2, rows: 2, weights: 3, single: 4, tile: 6 x 1, lanes: Avx2, packed_rows: 4, "avx2,fma,f16c");
+kernel_table!(super::Tier::Avx2, Avx2, parts: 2, tile: 6 x 1, lanes: Avx2, packed_rows: 4, "avx2,fma,f16c");

@@ -26,6 +26,7 @@ impl Avx512 {
 
 impl Part for Avx512 {
     const WIDTH: usize = 16;
+    const REGISTERS: usize = 32;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -61,6 +62,11 @@ impl Part for Avx512 {
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         _mm512_storeu_ps(to, self.0);
+    }
+
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut f16) {
+        _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0));
     }
 
     #[inline(always)]
@@ -145,7 +151,7 @@ impl Part for Avx512 {
 }
 
 kernel_table!(
-    super::Tier::Avx512, Avx512, parts: 1, rows: 4, weights: 4, single: 8, tile: 12 x 2,
+    super::Tier::Avx512, Avx512, parts: 1, tile: 12 x 2,
     lanes: super::packed::avx512_lanes::Avx512Lanes<false>, packed_rows: 8,
     "avx512f,avx512bw,avx512vl,avx2,fma,f16c"
 );

@@ -13,6 +13,7 @@ struct Neon(float32x4_t);
 
 impl Part for Neon {
     const WIDTH: usize = 4;
+    const REGISTERS: usize = 32;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -50,6 +51,11 @@ impl Part for Neon {
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         vst1q_f32(to, self.0);
+    }
+
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut f16) {
+        vst1_u16(to.cast(), narrow_f16(self.0));
     }
 
     #[inline(always)]
@@ -152,5 +158,23 @@ pub(super) unsafe fn widen_f16(stored: uint16x4_t) -> float32x4_t {
     wide
 }
 
-kernel_table!(super::Tier::Neon, Neon, parts: 4, rows: 2, weights: 3, single: 4, tile: 6 x 1, 
+/// Four f32 as f16, nearest, ties to even.
+///
+/// # Safety
+///
+/// As [`Part`].
+#[inline(always)]
+unsafe fn narrow_f16(wide: float32x4_t) -> uint16x4_t {
+    let stored: uint16x4_t;
+    // As above. Rounding is that of the control register, to nearest.
+    asm!(
+        "fcvtn {stored:v}.4h, {wide:v}.4s",
+        stored = lateout(vreg) stored,
+        wide = in(vreg) wide,
+        options(pure, nomem, nostack, preserves_flags),
+    );
+    stored
+}
+
+kernel_table!(super::Tier::Neon, Neon, parts: 4, tile: 6 x 1, 
     lanes: super::packed::neon_lanes::NeonLanes<false>, packed_rows: 4, "neon");

@@ -22,6 +22,8 @@ pub(crate) const LANES: usize = 16;
 pub(crate) trait Part: Copy {
     /// Lanes of the register.
     const WIDTH: usize;
+    /// Registers that the instruction set has; what tiles are sized by.
+    const REGISTERS: usize;
 
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
@@ -34,6 +36,8 @@ pub(crate) trait Part: Copy {
     /// Every lane the same value, widened, exactly.
     unsafe fn splat_f16(value: f16) -> Self;
     unsafe fn store(self, to: *mut f32);
+    /// Stores the nearest values, ties to even.
+    unsafe fn store_f16(self, to: *mut f16);
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
     unsafe fn mul(self, other: Self) -> Self;
@@ -105,11 +109,15 @@ pub(crate) trait Element: bytemuck::Pod + Send + Sync {
     /// As [`Part`].
     unsafe fn load<P: Part>(from: *const Self) -> P;
 
+    /// Stores one register as the nearest values, ties to even.
+    ///
+    /// # Safety
+    ///
+    /// As [`Part`].
+    unsafe fn store<P: Part>(part: P, to: *mut Self);
+
     /// The value as f32, exactly.
     fn widen(self) -> f32;
-
-    /// The nearest value, ties to even.
-    fn narrow(value: f32) -> Self;
 
     /// The kernels for this element.
     fn kernels(table: &super::Kernels) -> &super::ElementKernels<Self>;
@@ -122,12 +130,13 @@ impl Element for f32 {
     }
 
     #[inline(always)]
-    fn widen(self) -> f32 {
-        self
+    unsafe fn store<P: Part>(part: P, to: *mut Self) {
+        part.store(to);
     }
 
-    fn narrow(value: f32) -> Self {
-        value
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
     }
 
     fn kernels(table: &super::Kernels) -> &super::ElementKernels<Self> {
@@ -142,12 +151,13 @@ impl Element for f16 {
     }
 
     #[inline(always)]
-    fn widen(self) -> f32 {
-        self.to_f32()
+    unsafe fn store<P: Part>(part: P, to: *mut Self) {
+        part.store_f16(to);
     }
 
-    fn narrow(value: f32) -> Self {
-        f16::from_f32(value)
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
     }
 
     fn kernels(table: &super::Kernels) -> &super::ElementKernels<Self> {
@@ -162,12 +172,17 @@ impl Element for bf16 {
     }
 
     #[inline(always)]
-    fn widen(self) -> f32 {
-        self.to_f32()
+    unsafe fn store<P: Part>(part: P, to: *mut Self) {
+        let mut values = [0.0f32; LANES];
+        part.store(values.as_mut_ptr());
+        for (lane, value) in values.into_iter().take(P::WIDTH).enumerate() {
+            *to.add(lane) = bf16::from_f32(value);
+        }
     }
 
-    fn narrow(value: f32) -> Self {
-        bf16::from_f32(value)
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
     }
 
     fn kernels(table: &super::Kernels) -> &super::ElementKernels<Self> {

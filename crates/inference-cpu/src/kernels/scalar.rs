@@ -33,6 +33,7 @@ impl Scalar {
 
 impl Part for Scalar {
     const WIDTH: usize = LANES;
+    const REGISTERS: usize = 0;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -67,6 +68,11 @@ impl Part for Scalar {
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         to.cast::<[f32; LANES]>().write_unaligned(self.0);
+    }
+
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut f16) {
+        to.cast::<[f16; LANES]>().write_unaligned(self.0.map(f16::from_f32));
     }
 
     #[inline(always)]
@@ -144,4 +150,4 @@ impl Part for Scalar {
     }
 }
 
-kernel_table!(super::Tier::Scalar, Scalar, parts: 1, rows: 1, weights: 2, single: 2, tile: 2 x 1, lanes: Scalar, packed_rows: 4);
+kernel_table!(super::Tier::Scalar, Scalar, parts: 1, tile: 2 x 1, lanes: Scalar, packed_rows: 4);
