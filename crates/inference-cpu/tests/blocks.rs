@@ -112,13 +112,19 @@ fn activation_group(kind: BlockType) -> usize {
     }
 }
 
-/// Quantized activations as documented: `max |x| / 127`. In groups of 16, of
-/// which `size` values have a scale in common.
+/// Quantized activations as documented: the scale is `max |x| / 127`, values are
+/// divided by it where they are packed with (a common scale of 32 or 256) and
+/// multiplied by `127 / max |x|` elsewhere, which can round a tie differently.
+/// In groups of 16, of which `size` values have a scale in common.
 fn quantize(x: &[f32], size: usize) -> Vec<(f32, Vec<i64>)> {
     let group = |group: &[f32]| {
         let largest = group.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-        let inverse = if largest == 0.0 { 0.0 } else { 127.0 / largest };
-        let q = group.iter().map(|x| (x * inverse).round_ties_even() as i64);
+        let steps = |x: &f32| match size {
+            _ if largest == 0.0 => 0.0,
+            16 => x * (127.0 / largest),
+            _ => x / (largest / 127.0),
+        };
+        let q = group.iter().map(|x| steps(x).round_ties_even() as i64);
         let q: Vec<i64> = q.collect();
         q.chunks(16).map(|q| (largest / 127.0, q.to_vec())).collect::<Vec<_>>()
     };
