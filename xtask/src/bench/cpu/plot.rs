@@ -27,12 +27,15 @@ struct Curve {
     points: Vec<(f64, f64)>,
 }
 
+/// The place of a row on a plot's axis; `None`: it is not on it.
+type Place = fn(Row) -> Option<usize>;
+
 /// Writes a plot of each kind that has at least two points on some line; the
 /// files.
 pub(super) fn write(results: &Results, folder: &Path) -> Result<Vec<PathBuf>> {
     std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let mut written = Vec::new();
-    let kinds: [(&str, &str, &str, fn(Row) -> Option<usize>); 3] = [
+    let kinds: [(&str, &str, &str, Place); 3] = [
         ("prefill-depth", "Prefill", "tokens before it", |row| match row {
             Row::Prefill { depth, .. } => Some(depth),
             Row::Decode { .. } => None,
