@@ -10,7 +10,7 @@ use inference_core::Result;
 
 use crate::activations::Activations;
 use crate::kernels::{BlockArgs, BlockKernel, GROUP, Kernels, QuantizedRow, padded};
-use crate::linear::{Product, SharedOut, bias_of, invalid, matrix};
+use crate::linear::{Pieces, Product, SharedOut, bias_of, invalid, matrix};
 use crate::view::shapes;
 use crate::workers::Workers;
 
@@ -50,10 +50,24 @@ impl BlockProduct {
     fn bias_at(&self, first: usize) -> *const f32 {
         self.bias.as_ref().map_or(std::ptr::null(), |bias| bias.as_ptr().wrapping_add(first))
     }
+}
 
-    /// `x` is `[rows, in]`, `out` `[rows, out]`.
-    fn compute(&self, x: &[f32], rows: usize, out: &mut [f32]) -> Result<()> {
-        let (k, n) = (self.in_features, self.out_features);
+impl Product for BlockProduct {
+    fn in_features(&self) -> usize {
+        self.in_features
+    }
+
+    fn out_features(&self) -> usize {
+        self.out_features
+    }
+
+    fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
+    fn pieces<'a>(&'a self, x: &'a Activations<'_>, out: &'a mut [f32]) -> Result<Pieces<'a>> {
+        let (k, n, rows) = (self.in_features, self.out_features, x.rows());
+        let x = x.values();
         let bytes = self.weight.bytes().unwrap_or_default();
         let row_bytes = bytes.len() / n.max(1);
         if x.len() != rows * k || k == 0 || out.len() != rows * n {
@@ -61,26 +75,23 @@ impl BlockProduct {
         }
         let (values, groups) = (padded(k), padded(k) / GROUP);
         let mut q = vec![0i8; rows * values];
-        let (mut scales, mut sums) = (vec![0.0f32; rows * groups], vec![0.0f32; rows * groups]);
-        let parts = scales.chunks_exact_mut(groups).zip(sums.chunks_exact_mut(groups));
-        let parts = q.chunks_exact_mut(values).zip(parts);
+        let mut scales = vec![0.0f32; rows * groups];
+        let parts = q.chunks_exact_mut(values).zip(scales.chunks_exact_mut(groups));
         let mut quantized: Vec<_> = parts
             .zip(x.chunks_exact(k))
-            .map(|((q, (scales, sums)), x)| (x, QuantizedRow { q, scales, sums }))
+            .map(|((q, scales), x)| (x, QuantizedRow { q, scales }))
             .collect();
         self.workers.for_each_mut(&mut quantized, x.len(), |(x, row)| {
             // SAFETY: the table is for this CPU, checked where it was chosen.
             unsafe { (self.kernels.quantize)(x, row) };
         });
         let target = SharedOut(out.as_mut_ptr());
-        let activations = Quantized { q: &q, scales: &scales, sums: &sums };
         let per_task = (TASK_WEIGHTS / k).clamp(8, 128);
-        self.workers.for_each(n.div_ceil(per_task), rows * n * k, |task| {
+        let compute = move |task: usize| {
             let first = task * per_task;
             let args = BlockArgs {
-                x: activations.q.as_ptr(),
-                x_scales: activations.scales.as_ptr(),
-                x_sums: activations.sums.as_ptr(),
+                x: q.as_ptr(),
+                x_scales: scales.as_ptr(),
                 rows,
                 w: bytes.as_ptr().wrapping_add(first * row_bytes),
                 k,
@@ -94,29 +105,9 @@ impl BlockProduct {
             // `k` values (`Weight::stored`), the output `rows * n`, and tasks
             // write disjoint features.
             unsafe { (self.kernel)(&args) };
-        });
-        Ok(())
-    }
-}
-
-/// Rows of [`QuantizedRow`]s.
-struct Quantized<'a> {
-    q: &'a [i8],
-    scales: &'a [f32],
-    sums: &'a [f32],
-}
-
-impl Product for BlockProduct {
-    fn in_features(&self) -> usize {
-        self.in_features
-    }
-
-    fn out_features(&self) -> usize {
-        self.out_features
-    }
-
-    fn forward_into(&self, x: &Activations<'_>, out: &mut [f32]) -> Result<()> {
-        self.compute(x.values(), x.rows(), out)
+            Ok(())
+        };
+        Ok(Pieces { count: n.div_ceil(per_task), work: rows * n * k, compute: Box::new(compute) })
     }
 }
 

@@ -48,17 +48,8 @@ impl Product for DecodedProduct {
         self.rows.n
     }
 
-    fn forward_into(&self, x: &Activations<'_>, out: &mut [f32]) -> Result<()> {
-        let DecodedRows { n, k, .. } = self.rows;
-        if x.values().len() != x.rows() * k || out.len() != x.rows() * n {
-            return Err(shapes("linear", &[&[x.values().len()], &[n, k], &[out.len()]]));
-        }
-        if out.is_empty() {
-            return Ok(());
-        }
-        let (kernels, workers) = (self.kernels, &self.workers);
-        let (x, bias) = (x.packed(kernels, workers), self.bias.as_deref());
-        TiledProduct::new((kernels, workers), x, &self.rows, bias, n, out).compute_all(workers)
+    fn workers(&self) -> &Workers {
+        &self.workers
     }
 
     fn pieces<'a>(&'a self, x: &'a Activations<'_>, out: &'a mut [f32]) -> Result<Pieces<'a>> {
@@ -67,13 +58,11 @@ impl Product for DecodedProduct {
             return Err(shapes("linear", &[&[x.values().len()], &[n, k], &[out.len()]]));
         }
         if out.is_empty() {
-            return Ok(Pieces { count: 0, work: 0, compute: Box::new(|_| Ok(())) });
+            return Ok(Pieces::none());
         }
         let (kernels, workers) = (self.kernels, &self.workers);
         let (x, bias) = (x.packed(kernels, workers), self.bias.as_deref());
-        let tiled = TiledProduct::new((kernels, workers), x, &self.rows, bias, n, out);
-        let (count, work) = (tiled.tasks(), tiled.work());
-        Ok(Pieces { count, work, compute: Box::new(move |task| tiled.compute(task)) })
+        Ok(TiledProduct::new((kernels, workers), x, &self.rows, bias, n, out).pieces())
     }
 }
 

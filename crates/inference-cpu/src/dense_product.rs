@@ -12,7 +12,7 @@ use inference_core::{Error, Result};
 use crate::activations::Activations;
 use crate::dense_tiles::{PanelTiles, TiledProduct, interleave};
 use crate::kernels::{Element, FEW_ROWS, FewArgs, Kernels, PANEL};
-use crate::linear::{Pieces, Product, SharedOut, bias_of, invalid, matrix};
+use crate::linear::{Pieces, Product, SharedOut, bias_of, compute_all, invalid, matrix};
 use crate::view::{AnyFloats, Contiguous, shapes};
 use crate::weight_memory::{Allocation, WeightMemory};
 use crate::workers::Workers;
@@ -72,29 +72,15 @@ impl DenseProduct {
     }
 
     /// The shapes are checked, and the output is not empty.
-    fn packed<T: Element>(&self, x: &Activations<'_>, w: &[T], out: &mut [f32]) -> Result<()> {
-        if x.rows() > FEW_ROWS {
-            let panels = Panels { kernels: self.kernels, w, k: self.in_features };
-            return self.many(x, panels, out).compute_all(&self.workers);
-        }
-        let few = self.few(x.values(), w, out);
-        self.workers.for_each(few.tasks, self.work(x), |task| few.compute(task));
-        Ok(())
-    }
-
-    /// As [`packed`](Self::packed), in pieces.
-    fn packed_pieces<'a, T: Element>(
+    fn packed<'a, T: Element>(
         &'a self,
         x: &'a Activations<'_>,
         w: &'a [T],
         out: &'a mut [f32],
     ) -> Pieces<'a> {
-        let work = self.work(x);
         if x.rows() > FEW_ROWS {
             let panels = Panels { kernels: self.kernels, w, k: self.in_features };
-            let many = self.many(x, panels, out);
-            let count = many.tasks();
-            return Pieces { count, work, compute: Box::new(move |task| many.compute(task)) };
+            return self.many(x, panels, out).pieces();
         }
         let few = self.few(x.values(), w, out);
         let count = few.tasks;
@@ -102,7 +88,21 @@ impl DenseProduct {
             few.compute(task);
             Ok(())
         };
-        Pieces { count, work, compute: Box::new(compute) }
+        Pieces { count, work: self.work(x), compute: Box::new(compute) }
+    }
+
+    /// The product with a tensor that may have changed, by all workers; the
+    /// shapes are checked, and the output is not empty.
+    fn live(&self, weight: &Weight, x: &Activations<'_>, out: &mut [f32]) -> Result<()> {
+        let (k, n) = (self.in_features, self.out_features);
+        let weight = Contiguous::new(&weight.to_tensor(&Device::Cpu)?, "weight")?;
+        let weight = weight.elements()?;
+        let pieces = match weight.any()? {
+            AnyFloats::F32(w) => self.many(x, Rows { w, k, n }, out).pieces(),
+            AnyFloats::F16(w) => self.many(x, Rows { w, k, n }, out).pieces(),
+            AnyFloats::Bf16(w) => self.many(x, Rows { w, k, n }, out).pieces(),
+        };
+        compute_all(&self.workers, &[pieces])
     }
 
     /// Multiply-adds.
@@ -187,28 +187,8 @@ impl Product for DenseProduct {
         self.out_features
     }
 
-    fn forward_into(&self, x: &Activations<'_>, out: &mut [f32]) -> Result<()> {
-        let (k, n) = (self.in_features, self.out_features);
-        if x.values().len() != x.rows() * k || out.len() != x.rows() * n {
-            return Err(shapes("linear", &[&[x.values().len()], &[n, k], &[out.len()]]));
-        }
-        if out.is_empty() {
-            return Ok(());
-        }
-        match &self.weight {
-            DenseWeight::F32(w) => self.packed(x, elements::<f32>(w), out),
-            DenseWeight::F16(w) => self.packed(x, elements::<f16>(w), out),
-            DenseWeight::Bf16(w) => self.packed(x, elements::<bf16>(w), out),
-            DenseWeight::Live(weight) => {
-                let weight = Contiguous::new(&weight.to_tensor(&Device::Cpu)?, "weight")?;
-                let (weight, workers) = (weight.elements()?, &self.workers);
-                match weight.any()? {
-                    AnyFloats::F32(w) => self.many(x, Rows { w, k, n }, out).compute_all(workers),
-                    AnyFloats::F16(w) => self.many(x, Rows { w, k, n }, out).compute_all(workers),
-                    AnyFloats::Bf16(w) => self.many(x, Rows { w, k, n }, out).compute_all(workers),
-                }
-            }
-        }
+    fn workers(&self) -> &Workers {
+        &self.workers
     }
 
     fn pieces<'a>(&'a self, x: &'a Activations<'_>, out: &'a mut [f32]) -> Result<Pieces<'a>> {
@@ -217,19 +197,20 @@ impl Product for DenseProduct {
             return Err(shapes("linear", &[&[x.values().len()], &[n, k], &[out.len()]]));
         }
         if out.is_empty() {
-            return Ok(Pieces { count: 0, work: 0, compute: Box::new(|_| Ok(())) });
+            return Ok(Pieces::none());
         }
         Ok(match &self.weight {
-            DenseWeight::F32(w) => self.packed_pieces(x, elements::<f32>(w), out),
-            DenseWeight::F16(w) => self.packed_pieces(x, elements::<f16>(w), out),
-            DenseWeight::Bf16(w) => self.packed_pieces(x, elements::<bf16>(w), out),
-            DenseWeight::Live(_) => {
-                let (work, out) = (self.work(x), Mutex::new(out));
+            DenseWeight::F32(w) => self.packed(x, elements::<f32>(w), out),
+            DenseWeight::F16(w) => self.packed(x, elements::<f16>(w), out),
+            DenseWeight::Bf16(w) => self.packed(x, elements::<bf16>(w), out),
+            DenseWeight::Live(weight) => {
+                // One piece, which alone shares its work in turn.
+                let out = Mutex::new(out);
                 let compute = move |_| {
                     let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
-                    self.forward_into(x, &mut out)
+                    self.live(weight, x, &mut out)
                 };
-                Pieces { count: 1, work, compute: Box::new(compute) }
+                Pieces { count: 1, work: self.work(x), compute: Box::new(compute) }
             }
         })
     }

@@ -3,12 +3,11 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
-use std::sync::OnceLock;
 
 use inference_core::Result;
 
 use crate::kernels::{Kernels, PANEL, TileArgs};
-use crate::linear::SharedOut;
+use crate::linear::{Pieces, SharedOut};
 use crate::packed_rows::PackedRows;
 use crate::workers::Workers;
 
@@ -23,7 +22,7 @@ const BLOCK_PANELS: usize = 8;
 const LINE: usize = 64;
 
 /// Weights in panels of [`PANEL`] features.
-pub(crate) trait PanelTiles: Sync {
+pub(crate) trait PanelTiles: Send + Sync {
     /// Values per panel that a task decodes before it asks for tiles.
     fn decoded_len(&self) -> usize {
         0
@@ -140,30 +139,14 @@ impl<'a, W: PanelTiles> TiledProduct<'a, W> {
         Self { kernels, x, weights, bias, features, out, block_tiles, group, groups }
     }
 
-    /// Tasks, which may be computed at the same time.
-    pub(crate) fn tasks(&self) -> usize {
-        self.groups * self.x.tiles.parts.div_ceil(self.block_tiles)
-    }
-
-    /// Multiply-adds of all tasks.
-    pub(crate) fn work(&self) -> usize {
-        self.x.tiles.len * self.features * self.x.depths.len
-    }
-
-    /// Computes all tasks.
-    ///
-    /// # Errors
-    ///
-    /// Those of the weights.
-    pub(crate) fn compute_all(&self, workers: &Workers) -> Result<()> {
-        let failed = OnceLock::new();
-        workers.for_each(self.tasks(), self.work(), |task| {
-            if let Err(error) = self.compute(task) {
-                // Of several errors, any will do.
-                let _ = failed.set(error);
-            }
-        });
-        failed.into_inner().map_or(Ok(()), Err)
+    /// The tasks as pieces.
+    pub(crate) fn pieces(self) -> Pieces<'a>
+    where
+        W: 'a,
+    {
+        let count = self.groups * self.x.tiles.parts.div_ceil(self.block_tiles);
+        let work = self.x.tiles.len * self.features * self.x.depths.len;
+        Pieces { count, work, compute: Box::new(move |task| self.compute(task)) }
     }
 
     /// Computes one task. Each is to be computed once.
@@ -171,7 +154,7 @@ impl<'a, W: PanelTiles> TiledProduct<'a, W> {
     /// # Errors
     ///
     /// Those of the weights.
-    pub(crate) fn compute(&self, task: usize) -> Result<()> {
+    fn compute(&self, task: usize) -> Result<()> {
         let (tiles, depths) = (self.x.tiles, self.x.depths);
         let (block, group) = (task / self.groups, task % self.groups);
         let first_tile = block * self.block_tiles;

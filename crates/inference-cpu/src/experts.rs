@@ -2,16 +2,12 @@
 
 use std::ops::Range;
 
-use inference_candle::{ExpertRows, GatedMlp, Linear, Moe};
+use inference_candle::{ExpertRows, GatedMlp, Moe};
 use inference_core::Result;
 
 use crate::CpuOps;
 use crate::activations::Activations;
-use crate::linear::{CpuLinear, Product, compute_all};
 use crate::view::{Contiguous, shapes, tensor};
-
-/// Elements per task of the activation.
-const SPAN: usize = 1 << 12;
 
 /// An expert that tokens go to, and where its rows lie among all that were
 /// gathered.
@@ -76,19 +72,12 @@ impl CpuOps {
                 maps.push((&*expert.mlp.gate, x, gate));
                 maps.push((&*expert.mlp.up, x, up));
             }
-            self.all_maps(maps)?;
+            self.maps(maps)?;
         }
         let gates = parts_mut(&mut gate, &active, gate_width);
         let ups = parts(&up, &active, gate_width);
         for ((expert, gate), up) in active.iter().zip(gates).zip(ups) {
-            let activation = expert.mlp.activation;
-            self.workers.for_each_chunk(gate, SPAN, up.len() * 8, |chunk, gate| {
-                let up = up.get(chunk * SPAN..).unwrap_or_default();
-                let copy = gate.to_vec();
-                let up = up.get(..copy.len()).unwrap_or_default();
-                // SAFETY: the table is for this CPU, checked where it was chosen.
-                unsafe { (self.kernels.gated)(&copy, up, gate, activation) };
-            });
+            self.activate(expert.mlp, gate, up);
         }
 
         let inputs: Vec<_> = parts(&gate, &active, gate_width)
@@ -100,7 +89,7 @@ impl CpuOps {
         {
             let outputs = parts_mut(&mut outputs, &active, |_| hidden);
             let maps = active.iter().zip(&inputs).zip(outputs);
-            self.all_maps(maps.map(|((e, x), out)| (&*e.mlp.down, x, out)).collect())?;
+            self.maps(maps.map(|((e, x), out)| (&*e.mlp.down, x, out)))?;
         }
         // In the order of experts, so that a token's sum has one order.
         for expert in &active {
@@ -114,33 +103,6 @@ impl CpuOps {
         }
         Ok(())
     }
-
-    /// Maps, each over all of its output: ours as one piece of shared work.
-    fn all_maps(&self, maps: Vec<(&dyn Linear, &Activations<'_>, &mut [f32])>) -> Result<()> {
-        let mut ours = Vec::with_capacity(maps.len());
-        for (map, x, out) in maps {
-            match product(map) {
-                Some(product) => ours.push(product.pieces(x, out)?),
-                // Somebody else's, such as one that an adapter wraps.
-                None => {
-                    let input = tensor(x.values().to_vec(), (x.rows(), map.in_features()))?;
-                    let result = Contiguous::new(&map.forward(&input)?, "linear")?;
-                    let result = result.elements()?;
-                    let result = result.f32()?;
-                    if result.len() != out.len() {
-                        return Err(shapes("linear", &[&[result.len()], &[out.len()]]));
-                    }
-                    out.copy_from_slice(result);
-                }
-            }
-        }
-        compute_all(&self.workers, &ours)
-    }
-}
-
-/// The product behind a map, where it is one of ours.
-fn product(map: &dyn Linear) -> Option<&dyn Product> {
-    Some(&*map.as_any()?.downcast_ref::<CpuLinear>()?.product)
 }
 
 /// The rows of each expert, as wide as `width` says.

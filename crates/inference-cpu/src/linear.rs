@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Tensor};
 use inference_candle::{Linear, Weight};
@@ -21,36 +21,38 @@ pub(crate) trait Product: Send + Sync + fmt::Debug {
     /// Output features.
     fn out_features(&self) -> usize;
 
-    /// `x · Wᵀ + b` over all of `out`, `[rows, out]`, in parallel. `x` may be
-    /// shared with other maps of the same input; what it is quantized to is
-    /// computed once.
-    fn forward_into(&self, x: &Activations<'_>, out: &mut [f32]) -> Result<()>;
+    /// The threads that compute it.
+    fn workers(&self) -> &Workers;
 
-    /// The map itself where its weights are packed: several of them can be
-    /// computed as one piece of work.
-    fn as_packed(&self) -> Option<&PackedProduct> {
-        None
-    }
-
-    /// The same as pieces, so that several products can be computed as one
-    /// piece of shared work. The default is one piece, the whole.
+    /// `x · Wᵀ + b` over all of `out`, `[rows, out]`, as pieces, so that several
+    /// products can be computed as one piece of shared work. `x` may be shared
+    /// with other maps of the same input; what it is quantized to is computed
+    /// once.
     ///
     /// # Errors
     ///
     /// Where the shapes do not fit.
-    fn pieces<'a>(&'a self, x: &'a Activations<'_>, out: &'a mut [f32]) -> Result<Pieces<'a>> {
-        let (k, n) = (self.in_features(), self.out_features());
-        if x.values().len() != x.rows() * k || out.len() != x.rows() * n {
-            return Err(shapes("linear", &[&[x.values().len()], &[n, k], &[out.len()]]));
-        }
-        let work = x.values().len() * n;
-        let out = Mutex::new(out);
-        let compute = move |_| {
-            let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
-            self.forward_into(x, &mut out)
-        };
-        Ok(Pieces { count: 1, work, compute: Box::new(compute) })
+    fn pieces<'a>(&'a self, x: &'a Activations<'_>, out: &'a mut [f32]) -> Result<Pieces<'a>>;
+
+    /// Computes all pieces.
+    ///
+    /// # Errors
+    ///
+    /// Where the shapes do not fit, or the weights cannot be read.
+    fn forward_into(&self, x: &Activations<'_>, out: &mut [f32]) -> Result<()> {
+        compute_all(self.workers(), &[self.pieces(x, out)?])
     }
+
+    /// The map itself where its weights are packed: what becomes of its output
+    /// can be computed where a piece is.
+    fn as_packed(&self) -> Option<&PackedProduct> {
+        None
+    }
+}
+
+/// The product behind a map, where it is one of ours.
+pub(crate) fn product(map: &dyn Linear) -> Option<&dyn Product> {
+    Some(&*map.as_any()?.downcast_ref::<CpuLinear>()?.product)
 }
 
 /// A product as pieces that may be computed in any order and at the same time,
@@ -60,6 +62,13 @@ pub(crate) struct Pieces<'a> {
     /// Multiply-adds of all.
     pub(crate) work: usize,
     pub(crate) compute: Box<dyn Fn(usize) -> Result<()> + Send + Sync + 'a>,
+}
+
+impl Pieces<'_> {
+    /// Of an output without elements.
+    pub(crate) fn none() -> Self {
+        Self { count: 0, work: 0, compute: Box::new(|_| Ok(())) }
+    }
 }
 
 /// Computes several products as one piece of shared work.

@@ -227,49 +227,21 @@ impl Ops for CpuOps {
         let (x, weight) = (x.elements()?, weight.elements()?);
         let (x, weight) = (x.f32()?, weight.f32()?);
         let mut out = vec![0.0f32; x.len()];
-        let rows = (CHUNK / len).max(1);
-        self.workers.for_each_chunk(&mut out, rows * len, x.len(), |chunk, out| {
-            let x = x.get(chunk * rows * len..).unwrap_or_default();
-            for (x, out) in x.chunks_exact(len).zip(out.chunks_exact_mut(len)) {
-                // SAFETY: the table is for this CPU, checked where it was chosen.
-                unsafe { (self.kernels.rms_norm)(x, weight, out, eps) };
-            }
-        });
+        self.norm_rows(x, weight, eps, &mut out)?;
         tensor(out, shape)
     }
 
     fn rope(&self, x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
         let shape = x.shape().clone();
-        let (&[tokens, heads, head_dim], &[angles, half]) = (x.dims(), cos.dims()) else {
+        let (&[tokens, _, head_dim], &[angles, half]) = (x.dims(), cos.dims()) else {
             return Err(shapes("rope", &[x.dims(), cos.dims()]));
         };
         if sin.dims() != cos.dims() || angles != tokens || half * 2 > head_dim {
             return Err(shapes("rope", &[x.dims(), cos.dims(), sin.dims()]));
         }
         let x = Contiguous::new(x, "rope input")?;
-        let (cos, sin) = (Contiguous::new(cos, "cosines")?, Contiguous::new(sin, "sines")?);
-        let (x, cos, sin) = (x.elements()?, cos.elements()?, sin.elements()?);
-        let (x, cos, sin) = (x.f32()?, cos.f32()?, sin.f32()?);
-        let mut out = x.to_vec();
-        let row = heads * head_dim;
-        if half == 0 || row == 0 {
-            return tensor(out, shape);
-        }
-        let rows = (CHUNK / row).max(1);
-        self.workers.for_each_chunk(&mut out, rows * row, x.len(), |chunk, out| {
-            let angles = |all: &[f32]| all.get(chunk * rows * half..).unwrap_or_default().to_vec();
-            let (cos, sin) = (angles(cos), angles(sin));
-            let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
-            for (token, (cos, sin)) in out.chunks_exact_mut(row).zip(angles) {
-                for head in token.chunks_exact_mut(head_dim) {
-                    let (first, second) = head.split_at_mut(half);
-                    let pairs = first.iter_mut().zip(second);
-                    for ((a, b), (cos, sin)) in pairs.zip(cos.iter().zip(sin)) {
-                        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-                    }
-                }
-            }
-        });
+        let mut out = x.elements()?.f32()?.to_vec();
+        self.rotate(cos, sin, tokens, head_dim, [&mut *out])?;
         tensor(out, shape)
     }
 

@@ -61,14 +61,14 @@ impl PackedProduct {
         self.weight.panels()
     }
 
-    /// Panels per task, of `panels` in all that threads compute together.
-    pub(crate) fn panels_per_task(&self, rows: usize, panels: usize) -> usize {
+    /// Panels per task.
+    pub(crate) fn panels_per_task(&self, rows: usize) -> usize {
         let most = match rows <= FEW_ROWS {
             true => TASK_BYTES / self.weight.panel_bytes().max(1),
             false => TASK_PANELS,
         };
         // Several tasks for each thread, so that none waits long for the last.
-        (panels / (8 * self.workers.threads())).clamp(1, most.max(1))
+        (self.panels() / (8 * self.workers.threads())).clamp(1, most.max(1))
     }
 
     /// The input as [`compute`](Self::compute) wants it.
@@ -132,22 +132,8 @@ impl Product for PackedProduct {
         self.weight.out_features()
     }
 
-    fn forward_into(&self, x: &Activations<'_>, out: &mut [f32]) -> Result<()> {
-        let (k, n, rows) = (self.in_features(), self.out_features(), x.rows());
-        if x.values().len() != rows * k || k == 0 || out.len() != rows * n {
-            return Err(shapes("linear", &[&[x.values().len()], &[n, k], &[out.len()]]));
-        }
-        let quantized = self.quantized(x);
-        let per_task = self.panels_per_task(rows, self.panels());
-        let target = SharedOut(out.as_mut_ptr());
-        self.workers.for_each(self.panels().div_ceil(per_task), rows * n * k, |task| {
-            let first = task * per_task;
-            let panels = first..(first + per_task).min(self.panels());
-            // SAFETY: `quantized` is made of `rows` rows of `k` values, the
-            // output was checked, and tasks write disjoint features.
-            unsafe { self.compute(panels, quantized.get(), rows, target) };
-        });
-        Ok(())
+    fn workers(&self) -> &Workers {
+        &self.workers
     }
 
     fn pieces<'a>(&'a self, x: &'a Activations<'_>, out: &'a mut [f32]) -> Result<Pieces<'a>> {
@@ -155,13 +141,14 @@ impl Product for PackedProduct {
         if x.values().len() != rows * k || k == 0 || out.len() != rows * n {
             return Err(shapes("linear", &[&[x.values().len()], &[n, k], &[out.len()]]));
         }
-        let per_task = self.panels_per_task(rows, self.panels());
+        let per_task = self.panels_per_task(rows);
         let quantized = self.quantized(x);
         let target = SharedOut(out.as_mut_ptr());
         let compute = move |task: usize| {
             let first = task * per_task;
             let panels = first..(first + per_task).min(self.panels());
-            // SAFETY: as in `forward_into`.
+            // SAFETY: `quantized` is made of `rows` rows of `k` values, the
+            // output was checked, and tasks write disjoint features.
             unsafe { self.compute(panels, quantized.get(), rows, target) };
             Ok(())
         };

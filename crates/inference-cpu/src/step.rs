@@ -85,7 +85,7 @@ impl CpuOps {
         let input = sized(&mut arena.input, rows * hidden);
         self.norm_into(decoder.final_norm(), chosen, input)?;
         let mut logits = vec![0.0f32; rows * config.vocab_size];
-        self.map(decoder.head(), &Activations::new(input, hidden), &mut logits)?;
+        self.maps([(&**decoder.head(), &Activations::new(input, hidden), &mut *logits)])?;
         let mut logits = tensor(logits, (rows, config.vocab_size))?;
         if config.logit_scale != 1.0 {
             logits = logits.affine(f64::from(config.logit_scale), 0.0).map_err(error)?;
@@ -104,6 +104,17 @@ impl CpuOps {
         let weight = Contiguous::new(&norm.weight()?, "norm")?;
         let weight = weight.elements()?;
         let (weight, eps) = (weight.f32()?, norm.eps());
+        self.norm_rows(x, weight, eps, out)
+    }
+
+    /// The norm of rows as long as `weight`.
+    pub(crate) fn norm_rows(
+        &self,
+        x: &[f32],
+        weight: &[f32],
+        eps: f32,
+        out: &mut [f32],
+    ) -> Result<()> {
         let len = weight.len();
         if len == 0 || x.len() != out.len() || !x.len().is_multiple_of(len) {
             return Err(shapes("rms_norm", &[&[x.len()], &[len], &[out.len()]]));

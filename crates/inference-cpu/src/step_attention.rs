@@ -1,8 +1,7 @@
 //! The attention half of a layer, on slices.
 
-use inference_candle::{
-    AttentionBlock, AttentionSpec, KvCache, Norm, QkNorm, RopeAngles, StepContext,
-};
+use candle_core::Tensor;
+use inference_candle::{AttentionBlock, AttentionSpec, KvCache, Norm, QkNorm, StepContext};
 use inference_core::{Error, Result};
 
 use crate::CpuOps;
@@ -32,8 +31,11 @@ impl CpuOps {
         {
             let input = self.maybe_norm(block.input_norm.as_ref(), x, input)?;
             let input = Activations::new(input, hidden);
-            let maps = [&block.query, &block.key, &block.value];
-            self.maps(maps, &input, [&mut *q, &mut *k, &mut *v])?;
+            self.maps([
+                (&*block.query, &input, &mut *q),
+                (&*block.key, &input, &mut *k),
+                (&*block.value, &input, &mut *v),
+            ])?;
         }
         // Norms of all heads of a row or of each: the weight's length says.
         if let Some((QkNorm::AllHeads | QkNorm::PerHead, q_norm, k_norm)) = &block.qk_norm {
@@ -44,14 +46,14 @@ impl CpuOps {
             let Some(angles) = step.ropes.get(rope) else {
                 return Err(Error::engine_message(format!("no angles of rotary embedding {rope}")));
             };
-            self.rotate(angles, rows, head_dim, [&mut *q, &mut *k])?;
+            self.rotate(&angles.cos, &angles.sin, rows, head_dim, [&mut *q, &mut *k])?;
         }
         let attended = sized(attended, q.len());
         let cache = cache.map(|cache| (cache, block.layer));
         self.attend_slices([q, k, v], cache, step.batch, &block.spec, attended)?;
         let output = sized(branch, rows * hidden);
         let width = num_heads * head_dim;
-        self.map(&block.output, &Activations::new(attended, width), output)?;
+        self.maps([(&*block.output, &Activations::new(attended, width), &mut *output)])?;
         let output = self.maybe_norm(block.output_norm.as_ref(), output, input)?;
         self.add(x, output, block.residual_scale);
         Ok(())
@@ -82,25 +84,27 @@ impl CpuOps {
         Ok(())
     }
 
-    /// Rotates the heads of each of `parts`, `[rows, heads * head_dim]`.
-    fn rotate(
+    /// Rotates the heads of each of `parts`, `[rows, heads * head_dim]`, by the
+    /// angles whose cosines and sines are `[rows, half]`.
+    pub(crate) fn rotate<const N: usize>(
         &self,
-        angles: &RopeAngles,
+        cos: &Tensor,
+        sin: &Tensor,
         rows: usize,
         head_dim: usize,
-        parts: [&mut [f32]; 2],
+        parts: [&mut [f32]; N],
     ) -> Result<()> {
-        let &[tokens, half] = angles.cos.dims() else {
-            return Err(shapes("rope", &[angles.cos.dims()]));
+        let &[tokens, half] = cos.dims() else {
+            return Err(shapes("rope", &[cos.dims()]));
         };
-        if tokens != rows || angles.sin.dims() != angles.cos.dims() || half * 2 > head_dim {
-            return Err(shapes("rope", &[&[rows, head_dim], angles.cos.dims(), angles.sin.dims()]));
+        if tokens != rows || sin.dims() != cos.dims() || half * 2 > head_dim {
+            return Err(shapes("rope", &[&[rows, head_dim], cos.dims(), sin.dims()]));
         }
-        let cos = Contiguous::new(&angles.cos, "cosines")?;
-        let sin = Contiguous::new(&angles.sin, "sines")?;
+        let cos = Contiguous::new(cos, "cosines")?;
+        let sin = Contiguous::new(sin, "sines")?;
         let (cos, sin) = (cos.elements()?, sin.elements()?);
         let (cos, sin) = (cos.f32()?, sin.f32()?);
-        if half == 0 {
+        if half == 0 || parts.iter().all(|part| part.is_empty()) {
             return Ok(());
         }
         for part in parts {
@@ -123,7 +127,7 @@ impl CpuOps {
 }
 
 /// Rotates the pairs `(i, i + half)` of one head.
-pub(crate) fn rotate_head(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+fn rotate_head(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     let Some((first, second)) = head.split_at_mut_checked(cos.len()) else { return };
     for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(cos.iter().zip(sin)) {
         (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);

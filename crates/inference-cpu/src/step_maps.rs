@@ -1,14 +1,12 @@
 //! Several maps of one input, as one piece of shared work.
 
-use std::sync::Arc;
-
 use inference_candle::{GatedMlp, Linear};
 use inference_core::Result;
 
 use crate::CpuOps;
 use crate::activations::Activations;
 use crate::kernels::packed::FEATURES;
-use crate::linear::{CpuLinear, SharedOut};
+use crate::linear::{SharedOut, compute_all, product};
 use crate::packed_product::{PackedProduct, SharedIn};
 use crate::step::TASK;
 use crate::view::{Contiguous, shapes, tensor};
@@ -49,12 +47,12 @@ impl<'a> Part<'a> {
 }
 
 /// The packed product behind a map, where it is one of ours.
-fn packed(map: &Arc<dyn Linear>) -> Option<&PackedProduct> {
-    map.as_any()?.downcast_ref::<CpuLinear>()?.product.as_packed()
+fn packed(map: &dyn Linear) -> Option<&PackedProduct> {
+    product(map)?.as_packed()
 }
 
 /// Whether `x` and `out` are what the map takes and gives.
-fn check(map: &Arc<dyn Linear>, x: &Activations<'_>, out: &[f32]) -> Result<()> {
+fn check(map: &dyn Linear, x: &Activations<'_>, out: &[f32]) -> Result<()> {
     let (rows, width, features) = (x.rows(), map.in_features(), map.out_features());
     if width == 0 || x.values().len() != rows * width || out.len() != rows * features {
         let found = [x.values().len(), out.len()];
@@ -64,67 +62,30 @@ fn check(map: &Arc<dyn Linear>, x: &Activations<'_>, out: &[f32]) -> Result<()> 
 }
 
 impl CpuOps {
-    /// Affine maps of `x`, each over all of its output.
-    pub(crate) fn maps<const N: usize>(
+    /// Affine maps, each of its input over all of its output: ours as one piece
+    /// of shared work.
+    pub(crate) fn maps<'a>(
         &self,
-        maps: [&Arc<dyn Linear>; N],
-        x: &Activations<'_>,
-        outs: [&mut [f32]; N],
+        maps: impl IntoIterator<Item = (&'a dyn Linear, &'a Activations<'a>, &'a mut [f32])>,
     ) -> Result<()> {
-        for (map, out) in maps.iter().zip(&outs) {
-            check(map, x, out)?;
-        }
-        if !maps.iter().all(|map| packed(map).is_some()) {
-            let mut each = maps.into_iter().zip(outs);
-            return each.try_for_each(|(map, out)| self.map(map, x, out));
-        }
-        let rows = x.rows();
-        let products: Vec<_> = maps.iter().filter_map(|map| packed(map)).collect();
-        let panels = products.iter().map(|product| product.panels()).sum();
-        let parts: Vec<_> = products
-            .iter()
-            .zip(outs)
-            .map(|(product, out)| Part::new(product, x, out, product.panels_per_task(rows, panels)))
-            .collect();
-        let tasks = parts.iter().map(|part| part.tasks).sum();
-        let work = maps.iter().map(|map| rows * map.in_features() * map.out_features()).sum();
-        self.workers.for_each(tasks, work, |mut task| {
-            for part in &parts {
-                if task < part.tasks {
-                    // SAFETY: the sizes were checked, and each task of each
-                    // part is computed once.
-                    unsafe { part.compute(task, rows) };
-                    return;
+        let mut ours = Vec::new();
+        for (map, x, out) in maps {
+            match product(map) {
+                Some(product) => ours.push(product.pieces(x, out)?),
+                // Somebody else's, such as one that an adapter wraps.
+                None => {
+                    let input = tensor(x.values().to_vec(), (x.rows(), map.in_features()))?;
+                    let result = Contiguous::new(&map.forward(&input)?, "linear")?;
+                    let result = result.elements()?;
+                    let result = result.f32()?;
+                    if result.len() != out.len() {
+                        return Err(shapes("linear", &[&[result.len()], &[out.len()]]));
+                    }
+                    out.copy_from_slice(result);
                 }
-                task -= part.tasks;
             }
-        });
-        Ok(())
-    }
-
-    /// An affine map of `x` over all of `out`.
-    pub(crate) fn map(
-        &self,
-        map: &Arc<dyn Linear>,
-        x: &Activations<'_>,
-        out: &mut [f32],
-    ) -> Result<()> {
-        check(map, x, out)?;
-        if packed(map).is_some() {
-            return self.maps([map], x, [out]);
         }
-        if let Some(own) = map.as_any().and_then(|map| map.downcast_ref::<CpuLinear>()) {
-            return own.product.forward_into(x, out);
-        }
-        let result = map.forward(&tensor(x.values().to_vec(), (x.rows(), map.in_features()))?)?;
-        let result = Contiguous::new(&result, "linear")?;
-        let result = result.elements()?;
-        let result = result.f32()?;
-        if result.len() != out.len() {
-            return Err(shapes("linear", &[&[result.len()], &[out.len()]]));
-        }
-        out.copy_from_slice(result);
-        Ok(())
+        compute_all(&self.workers, &ours)
     }
 
     /// `gate = activation(gate(x)) * up(x)`: where both are packed, the few
@@ -136,19 +97,19 @@ impl CpuOps {
         gate: &mut [f32],
         up: &mut [f32],
     ) -> Result<()> {
-        check(&mlp.gate, x, gate)?;
-        check(&mlp.up, x, up)?;
+        check(&*mlp.gate, x, gate)?;
+        check(&*mlp.up, x, up)?;
         if gate.len() != up.len() {
             return Err(shapes("gated_activation", &[&[gate.len()], &[up.len()]]));
         }
-        let (Some(gate_product), Some(up_product)) = (packed(&mlp.gate), packed(&mlp.up)) else {
-            self.maps([&mlp.gate, &mlp.up], x, [gate, &mut *up])?;
+        let (Some(gate_product), Some(up_product)) = (packed(&*mlp.gate), packed(&*mlp.up)) else {
+            self.maps([(&*mlp.gate, x, &mut *gate), (&*mlp.up, x, &mut *up)])?;
             self.activate(mlp, gate, up);
             return Ok(());
         };
         let (rows, n, width) = (x.rows(), mlp.gate.out_features(), mlp.gate.in_features());
         // A task has twice as many: of the gate and of `up`.
-        let panels = gate_product.panels_per_task(rows, gate_product.panels());
+        let panels = gate_product.panels_per_task(rows);
         let gate = Part::new(gate_product, x, gate, panels);
         let up = Part::new(up_product, x, up, panels);
         self.workers.for_each(gate.tasks, 2 * rows * n * width, |task| {
@@ -175,7 +136,7 @@ impl CpuOps {
     }
 
     /// `gate = activation(gate) * up`.
-    fn activate(&self, mlp: &GatedMlp, gate: &mut [f32], up: &[f32]) {
+    pub(crate) fn activate(&self, mlp: &GatedMlp, gate: &mut [f32], up: &[f32]) {
         // An exponential costs some ten times a load.
         let work = gate.len() * 8;
         let task = if gate.len() > 16 * TASK { TASK } else { SPAN };

@@ -47,7 +47,8 @@ impl CpuOps {
                 self.gated_maps(mlp, &input, gate, up)?;
             }
             let output = sized(branch, rows * hidden);
-            self.map(&mlp.down, &Activations::new(gate, mlp.gate.out_features()), output)?;
+            let gated = Activations::new(gate, mlp.gate.out_features());
+            self.maps([(&*mlp.down, &gated, &mut *output)])?;
             let output = self.maybe_norm(block.output_norm.as_ref(), output, input)?;
             self.add(x, output, block.residual_scale);
         }

@@ -20,8 +20,6 @@ pub(crate) struct QuantizedRow<'a> {
     pub(crate) q: &'a mut [i8],
     /// The scale of each [`GROUP`].
     pub(crate) scales: &'a mut [f32],
-    /// `scale` times the sum of a group's `q`.
-    pub(crate) sums: &'a mut [f32],
 }
 
 /// `k` values filled up to whole spans of [`LANES`] groups.
@@ -36,8 +34,7 @@ pub(crate) fn padded(k: usize) -> usize {
 pub(super) fn quantize(x: &[f32], row: &mut QuantizedRow<'_>) {
     let (groups, _) = x.as_chunks::<GROUP>();
     let (q_groups, _) = row.q.as_chunks_mut::<GROUP>();
-    let scales = row.scales.iter_mut().zip(row.sums.iter_mut());
-    for ((group, q), (scale, sum)) in groups.iter().zip(q_groups).zip(scales) {
+    for ((group, q), scale) in groups.iter().zip(q_groups).zip(row.scales.iter_mut()) {
         let mut largest = 0;
         for value in group {
             // As integers, magnitudes are in order, and NaN is the largest.
@@ -58,10 +55,5 @@ pub(super) fn quantize(x: &[f32], row: &mut QuantizedRow<'_>) {
             false if largest.is_finite() => 0.0,
             false => f32::NAN,
         };
-        let mut total = 0i32;
-        for q in q {
-            total = total.wrapping_add(i32::from(*q));
-        }
-        *sum = *scale * total as f32;
     }
 }

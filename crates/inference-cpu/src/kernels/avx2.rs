@@ -122,8 +122,8 @@ impl Part for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn group_dots<const SIGNED: bool>(weights: *const i8, activations: *const i8) -> Self {
-        Self(_mm256_cvtepi32_ps(group_sums::<SIGNED>(weights, activations)))
+    unsafe fn group_dots(weights: *const i8, activations: *const i8) -> Self {
+        Self(_mm256_cvtepi32_ps(group_sums(weights, activations)))
     }
 }
 
@@ -133,14 +133,11 @@ impl Part for Avx2 {
 ///
 /// As [`Part::group_dots`].
 #[inline(always)]
-pub(super) unsafe fn group_sums<const SIGNED: bool>(
-    weights: *const i8,
-    activations: *const i8,
-) -> __m256i {
-    let a = quads::<SIGNED>(weights, activations);
-    let b = quads::<SIGNED>(weights.add(32), activations.add(32));
-    let c = quads::<SIGNED>(weights.add(64), activations.add(64));
-    let d = quads::<SIGNED>(weights.add(96), activations.add(96));
+pub(super) unsafe fn group_sums(weights: *const i8, activations: *const i8) -> __m256i {
+    let a = quads(weights, activations);
+    let b = quads(weights.add(32), activations.add(32));
+    let c = quads(weights.add(64), activations.add(64));
+    let d = quads(weights.add(96), activations.add(96));
     let sums = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
     // Even groups are in the lower half, odd ones in the upper.
     _mm256_permutevar8x32_epi32(sums, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
@@ -152,16 +149,13 @@ pub(super) unsafe fn group_sums<const SIGNED: bool>(
 ///
 /// As [`Part::group_dots`], for 32 values.
 #[inline(always)]
-unsafe fn quads<const SIGNED: bool>(weights: *const i8, activations: *const i8) -> __m256i {
-    let mut weights = _mm256_loadu_si256(weights.cast());
-    let mut activations = _mm256_loadu_si256(activations.cast());
-    if SIGNED {
-        // The instruction wants one factor unsigned: the sign moves over.
-        // Two products are at most 2 * 128 * 127, so nothing saturates.
-        activations = _mm256_sign_epi8(activations, weights);
-        weights = _mm256_abs_epi8(weights);
-    }
-    let pairs = _mm256_maddubs_epi16(weights, activations);
+unsafe fn quads(weights: *const i8, activations: *const i8) -> __m256i {
+    let weights = _mm256_loadu_si256(weights.cast());
+    let activations = _mm256_loadu_si256(activations.cast());
+    // The instruction wants one factor unsigned: the sign moves over. Two
+    // products are at most 2 * 128 * 127, so nothing saturates.
+    let activations = _mm256_sign_epi8(activations, weights);
+    let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), activations);
     _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
 }
 

@@ -140,11 +140,11 @@ impl Part for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn group_dots<const SIGNED: bool>(weights: *const i8, activations: *const i8) -> Self {
+    unsafe fn group_dots(weights: *const i8, activations: *const i8) -> Self {
         // AVX-512F has no products of bytes: two halves with AVX2.
-        let lower = group_sums::<SIGNED>(weights, activations);
+        let lower = group_sums(weights, activations);
         let upper = 8 * GROUP;
-        let upper = group_sums::<SIGNED>(weights.add(upper), activations.add(upper));
+        let upper = group_sums(weights.add(upper), activations.add(upper));
         let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(lower), upper);
         Self(_mm512_cvtepi32_ps(both))
     }

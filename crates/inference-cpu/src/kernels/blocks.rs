@@ -1,8 +1,7 @@
 //! Affine maps over blocks of quantized weights and quantized activations.
 //!
-//! A group of 16 consecutive weights shares a scale and, in some types, an
-//! offset. A group's product is the exact integer dot product times both
-//! scales, plus the offset times the activations' sum.
+//! A group of 16 consecutive weights shares a scale. A group's product is the
+//! exact integer dot product times both scales.
 //! Lane `l` of [`LANES`] adds the groups `l`, `l + 16`, … with fused
 //! multiply-adds, and the lanes are added as a tree: the order of
 //! [`part`](super::part) with groups as terms, so the result is the same bits
@@ -30,8 +29,6 @@ pub(crate) struct BlockArgs {
     pub(crate) x: *const i8,
     /// `[rows, padded(k) / GROUP]`.
     pub(crate) x_scales: *const f32,
-    /// `[rows, padded(k) / GROUP]`.
-    pub(crate) x_sums: *const f32,
     pub(crate) rows: usize,
     /// `[features, k]` in blocks.
     pub(crate) w: *const u8,
@@ -90,7 +87,6 @@ unsafe fn affine_rows<P: Part, F: Format, const PARTS: usize, const MOST: usize>
                 // Activations beyond the end are zeros; so must scales be.
                 for group in (args.k - s * SPAN) / GROUP..LANES {
                     span.scale[group] = 0.0;
-                    span.offset[group] = 0.0;
                 }
             }
             for r in 0..rows {
@@ -99,19 +95,10 @@ unsafe fn affine_rows<P: Part, F: Format, const PARTS: usize, const MOST: usize>
                 for part in 0..PARTS {
                     let lane = part * P::WIDTH;
                     let at = lane * GROUP;
-                    let dots = if F::SIGNED {
-                        P::group_dots::<true>(span.q.as_ptr().add(at), x.add(at))
-                    } else {
-                        P::group_dots::<false>(span.q.as_ptr().add(at), x.add(at))
-                    };
+                    let dots = P::group_dots(span.q.as_ptr().add(at), x.add(at));
                     let scales = P::load(span.scale.as_ptr().add(lane))
                         .mul(P::load(args.x_scales.add(group + lane)));
-                    let mut sum = dots.fma(scales, sums[r][part]);
-                    if F::OFFSETS {
-                        let offsets = P::load(span.offset.as_ptr().add(lane));
-                        sum = P::load(args.x_sums.add(group + lane)).fma(offsets, sum);
-                    }
-                    sums[r][part] = sum;
+                    sums[r][part] = dots.fma(scales, sums[r][part]);
                 }
             }
         }

@@ -1,21 +1,16 @@
-//! Blocks of weights as integers with scales and offsets.
+//! Blocks of weights as integers with scales.
 
 use inference_gguf::blocks as gguf;
 use inference_gguf::blocks::Unpacked;
 
 use super::part::Part;
 
-/// A type of block whose weights are `scale * q + offset` with integers `q` of
-/// 8 bits.
+/// A type of block whose weights are `scale * q` with integers `q` of 8 bits.
 pub(crate) trait Format {
     /// Weights of a block.
     const VALUES: usize;
     /// Bytes of a block.
     const BYTES: usize;
-    /// Whether a `q` can be negative.
-    const SIGNED: bool;
-    /// Whether an offset can be other than zero.
-    const OFFSETS: bool;
 
     /// Unpacks whole blocks of at most 256 weights.
     ///
@@ -67,16 +62,13 @@ macro_rules! unpack {
 }
 
 macro_rules! formats {
-    ($($name:ident: $values:literal in $bytes:literal, $sign:ident, $parts:ident,
-        $blocks:ident $unpack:ident;)*) => {
+    ($($name:ident: $values:literal in $bytes:literal, $blocks:ident $unpack:ident;)*) => {
         $(
             pub(crate) struct $name;
 
             impl Format for $name {
                 const VALUES: usize = $values;
                 const BYTES: usize = $bytes;
-                const SIGNED: bool = formats!(@ $sign);
-                const OFFSETS: bool = formats!(@ $parts);
 
                 #[inline(always)]
                 unsafe fn unpack<P: Part>(blocks: &[u8], out: &mut Unpacked) {
@@ -85,22 +77,18 @@ macro_rules! formats {
             }
         )*
     };
-    (@ signed) => { true };
-    (@ unsigned) => { false };
-    (@ offsets) => { true };
-    (@ scales) => { false };
 }
 
 formats! {
-    Nvfp4: 64 in 36, signed, scales, four_scales unpack_nvfp4;
-    Q8K: 256 in 292, signed, scales, one unpack_q8_k;
-    Iq1S: 256 in 50, signed, scales, one unpack_iq1_s;
-    Iq1M: 256 in 56, signed, scales, one unpack_iq1_m;
-    Iq2Xxs: 256 in 66, signed, scales, one unpack_iq2_xxs;
-    Iq2Xs: 256 in 74, signed, scales, one unpack_iq2_xs;
-    Iq2S: 256 in 82, signed, scales, one unpack_iq2_s;
-    Iq3Xxs: 256 in 98, signed, scales, one unpack_iq3_xxs;
-    Iq3S: 256 in 110, signed, scales, one unpack_iq3_s;
-    Tq1_0: 256 in 54, signed, scales, one unpack_tq1_0;
-    Tq2_0: 256 in 66, signed, scales, one unpack_tq2_0;
+    Nvfp4: 64 in 36, four_scales unpack_nvfp4;
+    Q8K: 256 in 292, one unpack_q8_k;
+    Iq1S: 256 in 50, one unpack_iq1_s;
+    Iq1M: 256 in 56, one unpack_iq1_m;
+    Iq2Xxs: 256 in 66, one unpack_iq2_xxs;
+    Iq2Xs: 256 in 74, one unpack_iq2_xs;
+    Iq2S: 256 in 82, one unpack_iq2_s;
+    Iq3Xxs: 256 in 98, one unpack_iq3_xxs;
+    Iq3S: 256 in 110, one unpack_iq3_s;
+    Tq1_0: 256 in 54, one unpack_tq1_0;
+    Tq2_0: 256 in 66, one unpack_tq2_0;
 }

@@ -124,7 +124,7 @@ impl Part for Neon {
     }
 
     #[inline(always)]
-    unsafe fn group_dots<const SIGNED: bool>(weights: *const i8, activations: *const i8) -> Self {
+    unsafe fn group_dots(weights: *const i8, activations: *const i8) -> Self {
         let mut groups = [vdupq_n_s32(0); 4];
         for (group, sums) in groups.iter_mut().enumerate() {
             let w = vld1q_s8(weights.add(group * GROUP));

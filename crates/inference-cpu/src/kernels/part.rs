@@ -59,11 +59,10 @@ pub(crate) trait Part: Copy {
     /// The greatest lane, halves first.
     unsafe fn greatest(self) -> f32;
     /// One dot product per lane: lane `l` is that of the [`GROUP`] weights from
-    /// `l * GROUP` on with as many activations, exactly. Where not `SIGNED`, no
-    /// weight is negative. No activation is -128.
+    /// `l * GROUP` on with as many activations, exactly. No activation is -128.
     ///
     /// `WIDTH * GROUP` values are readable at both pointers.
-    unsafe fn group_dots<const SIGNED: bool>(weights: *const i8, activations: *const i8) -> Self;
+    unsafe fn group_dots(weights: *const i8, activations: *const i8) -> Self;
 }
 
 /// The sum of all lanes, in the order of the module's description.

@@ -139,7 +139,7 @@ impl Part for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn group_dots<const SIGNED: bool>(weights: *const i8, activations: *const i8) -> Self {
+    unsafe fn group_dots(weights: *const i8, activations: *const i8) -> Self {
         let mut dots = [0i32; LANES];
         for (lane, dot) in dots.iter_mut().enumerate() {
             for i in lane * GROUP..(lane + 1) * GROUP {
