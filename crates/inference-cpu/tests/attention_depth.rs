@@ -183,9 +183,10 @@ proptest! {
         if case.dtype != KvDtype::Q8_0 {
             for position in [0, 127, 128, 129, case.len / 2, case.len - 1] {
                 for head in [0, spec.num_heads - 1] {
-                    let Some(found) = whole.get(position * row + head * spec.head_dim..) else {
+                    if position >= case.len {
                         continue;
-                    };
+                    }
+                    let found = &whole[position * row + head * spec.head_dim..];
                     let expected = case.naive(&sequence, position, head);
                     for (found, expected) in found.iter().zip(expected) {
                         prop_assert!(
