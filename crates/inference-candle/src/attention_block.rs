@@ -63,9 +63,9 @@ pub fn attention_block<O: Ops + ?Sized>(
     let heads = |x: Tensor, heads: usize| {
         x.reshape(((), heads, head_dim)).map_err(|e| Error::engine("attention block", e))
     };
-    let mut q = block.query.forward(&input)?;
-    let mut k = block.key.forward(&input)?;
-    let v = heads(block.value.forward(&input)?, num_kv_heads)?;
+    let mut q = ops.apply(&block.query, &input)?;
+    let mut k = ops.apply(&block.key, &input)?;
+    let v = heads(ops.apply(&block.value, &input)?, num_kv_heads)?;
     if let Some((QkNorm::AllHeads, q_norm, k_norm)) = &block.qk_norm {
         (q, k) = (q_norm.forward(ops, &q)?, k_norm.forward(ops, &k)?);
     }
@@ -81,6 +81,6 @@ pub fn attention_block<O: Ops + ?Sized>(
     }
     let cache = cache.map(|cache| (cache, block.layer));
     let attended = ops.attention(&q, &k, &v, cache, step.batch, &block.spec)?;
-    let output = maybe(block.output_norm.as_ref(), ops, block.output.forward(&attended)?)?;
+    let output = maybe(block.output_norm.as_ref(), ops, ops.apply(&block.output, &attended)?)?;
     ops.add_scaled(x, &output, block.residual_scale)
 }

@@ -257,7 +257,7 @@ pub fn step<O: Ops + ?Sized>(
         x = x.index_select(&rows, 0).map_err(error)?;
     }
     let x = decoder.final_norm.forward(ops, &x)?;
-    let logits = scaled(decoder.head.forward(&x)?, config.logit_scale)?;
+    let logits = scaled(ops.apply(&decoder.head, &x)?, config.logit_scale)?;
     match config.logit_softcap.map(f64::from) {
         Some(cap) => {
             logits.affine(1.0 / cap, 0.0).and_then(|x| x.tanh()?.affine(cap, 0.0)).map_err(error)

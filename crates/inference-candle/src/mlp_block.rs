@@ -52,8 +52,8 @@ impl GatedMlp {
     ///
     /// [`ErrorKind::Engine`](inference_core::ErrorKind::Engine).
     pub fn forward<O: Ops + ?Sized>(&self, ops: &O, x: &Tensor) -> Result<Tensor> {
-        let (gate, up) = (self.gate.forward(x)?, self.up.forward(x)?);
-        self.down.forward(&ops.gated_activation(&gate, &up, self.activation)?)
+        let (gate, up) = (ops.apply(&self.gate, x)?, ops.apply(&self.up, x)?);
+        ops.apply(&self.down, &ops.gated_activation(&gate, &up, self.activation)?)
     }
 }
 

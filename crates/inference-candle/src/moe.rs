@@ -34,7 +34,7 @@ pub struct Moe {
 /// [`ErrorKind::Engine`](inference_core::ErrorKind::Engine).
 pub(crate) fn moe<O: Ops + ?Sized>(ops: &O, moe: &Moe, x: &Tensor) -> Result<Tensor> {
     let error = |e| Error::engine("mixture of experts", e);
-    let routing = moe.route(x)?;
+    let routing = Routing::new(moe, &ops.apply(&moe.router, x)?).map_err(error)?;
     let mut sum = x.zeros_like().map_err(error)?;
     for (expert, rows) in moe.experts.iter().zip(&routing.rows) {
         if rows.tokens.is_empty() {

@@ -103,6 +103,17 @@ pub trait Ops: Send + Sync + fmt::Debug {
         reference::linear(self.device(), weight, bias, self.precision())
     }
 
+    /// `map` of `x`, `[tokens, in] -> [tokens, out]`. The reference's blocks
+    /// call every affine map of a decoder through this: training overrides it
+    /// to make frozen maps differentiable with respect to their input.
+    ///
+    /// # Errors
+    ///
+    /// As [`Linear::forward`].
+    fn apply(&self, map: &Arc<dyn Linear>, x: &Tensor) -> Result<Tensor> {
+        map.forward(x)
+    }
+
     /// A KV pool.
     ///
     /// # Errors
