@@ -198,6 +198,7 @@ mod kv_plan;
 mod layer_weights;
 mod load;
 mod mlp_block;
+mod module_table;
 mod moe;
 mod norm;
 mod ops;
