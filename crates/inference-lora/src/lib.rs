@@ -7,8 +7,23 @@
 //! The crate knows modules by name and weights by shape, never a decoder:
 //! `inference-candle` applies what is read here to the model that it serves.
 
+mod adapter_files;
 mod adapter_weights;
+mod gguf_adapter;
+mod json_fields;
+mod mlx;
+mod module_patterns;
 mod module_table;
+mod peft;
+mod peft_config;
+mod pieces;
+mod read_adapter;
+mod stored_tensors;
 
+pub use adapter_files::{AdapterFiles, AdapterFormat};
 pub use adapter_weights::{AdapterWeights, ModuleDelta};
+pub use module_patterns::{ModuleExpression, ModulePattern};
 pub use module_table::{GgufModule, Module, ModuleKind, ModuleTable};
+pub use peft_config::{BiasMode, PeftConfig};
+pub use read_adapter::{ReadAdapter, ReadOptions};
+pub use stored_tensors::TensorEntry;
