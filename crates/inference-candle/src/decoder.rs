@@ -258,12 +258,15 @@ pub fn step<O: Ops + ?Sized>(
     }
     let x = decoder.final_norm.forward(ops, &x)?;
     let logits = scaled(ops.apply(&decoder.head, &x)?, config.logit_scale)?;
-    match config.logit_softcap.map(f64::from) {
-        Some(cap) => {
-            logits.affine(1.0 / cap, 0.0).and_then(|x| x.tanh()?.affine(cap, 0.0)).map_err(error)
-        }
-        None => Ok(logits),
-    }
+    capped(logits, config.logit_softcap)
+}
+
+/// `cap * tanh(x / cap)`, where there is a cap.
+pub(crate) fn capped(x: Tensor, cap: Option<f32>) -> Result<Tensor> {
+    let Some(cap) = cap.map(f64::from) else { return Ok(x) };
+    x.affine(1.0 / cap, 0.0)
+        .and_then(|x| x.tanh()?.affine(cap, 0.0))
+        .map_err(|e| Error::engine("decoder", e))
 }
 
 /// The pool for one layer's call. (`as_deref_mut` would borrow it for the
@@ -275,7 +278,8 @@ fn reborrow<'a>(cache: &'a mut Option<&mut dyn KvCache>) -> Option<&'a mut dyn K
     }
 }
 
-fn scaled(x: Tensor, scale: f32) -> Result<Tensor> {
+/// `x * scale`.
+pub(crate) fn scaled(x: Tensor, scale: f32) -> Result<Tensor> {
     if scale == 1.0 {
         return Ok(x);
     }

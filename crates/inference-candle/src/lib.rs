@@ -207,6 +207,7 @@ mod quantized;
 pub mod reference;
 mod rope;
 mod runner;
+mod training;
 mod weight;
 mod weights;
 

@@ -11,6 +11,7 @@ use inference_engine::{EngineModel, EngineOptions, ModelParts};
 use crate::checkpoint::Checkpoint;
 use crate::kv_plan::KvPlan;
 use crate::quantize::QuantizedOnLoad;
+use crate::training::Trainable;
 use crate::weights::{Fingerprint, WeightSource as _};
 use crate::{CandleRunner, Decoder, DecoderConfig, ModelFiles, Ops, ReferenceOps};
 
@@ -80,12 +81,16 @@ pub fn load_model(
     let cache = ops.kv_cache(&plan.layout)?;
     report(ProgressEvent::Finished { phase: phase.to_owned() });
 
+    let decoder = Arc::new(decoder);
     let mut parts = ModelParts::new(info(backend, &decoder, plan.context_len))
         .with_defaults(generation.defaults)
         .with_eos(eos)
         .with_identity(weights.digest());
     if let Some(tokenizer) = text.tokenizer {
         parts = parts.with_tokenizer(tokenizer);
+    }
+    if ops.device().is_cpu() {
+        parts = parts.with_trainable(Arc::new(Trainable::new(&decoder, plan.context_len)));
     }
     if let Some(template) = text.template {
         parts = parts.with_template(template);

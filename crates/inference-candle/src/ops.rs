@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use inference_core::{Precision, Result};
+use inference_core::{Error, Precision, Result};
 use inference_engine::StepSequence;
 
 use crate::{AttentionBlock, Decoder, KvCache, KvLayout, MlpBlock, StepContext, Weight, reference};
@@ -25,6 +25,44 @@ pub trait Linear: Send + Sync + fmt::Debug {
     ///
     /// [`ErrorKind::Engine`](inference_core::ErrorKind::Engine).
     fn forward(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// Rows of the weight from `first` on as f32, over all of `out`: whole rows
+    /// of [`in_features`](Self::in_features) elements.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`](inference_core::ErrorKind::Unsupported)
+    /// where the map cannot tell, [`ErrorKind::Engine`](inference_core::ErrorKind::Engine)
+    /// for rows that it does not have.
+    fn decode_rows(&self, first: usize, out: &mut [f32]) -> Result<()> {
+        let _ = (first, out);
+        Err(Error::unsupported(format!("{self:?}"), "reading its weight"))
+    }
+
+    /// `b`, `[out]`, f32, where there is one.
+    fn bias(&self) -> Option<Tensor> {
+        None
+    }
+
+    /// As [`forward`](Self::forward), in f32 of the stored values: where that
+    /// rounds activations, this does not. Training computes with it.
+    ///
+    /// # Errors
+    ///
+    /// As [`forward`](Self::forward) and [`decode_rows`](Self::decode_rows).
+    fn forward_exact(&self, x: &Tensor) -> Result<Tensor> {
+        reference::forward_exact(self, x)
+    }
+
+    /// The gradient with respect to the input from that with respect to the
+    /// output: `g · W`, `[tokens, out] -> [tokens, in]`.
+    ///
+    /// # Errors
+    ///
+    /// As [`forward_exact`](Self::forward_exact).
+    fn input_gradient(&self, gradient: &Tensor) -> Result<Tensor> {
+        reference::input_gradient(self, gradient)
+    }
 
     /// The map itself, for operations that know how to compute their own maps
     /// without a tensor for each result. `None`: it can only be called.

@@ -9,6 +9,7 @@
 //! exact, ggml's blocks go through Candle's own kernels where it has them.
 
 mod attention;
+mod decoded;
 mod kv_cache;
 mod kv_plane;
 mod linear;
@@ -22,6 +23,7 @@ pub use crate::decoder::step;
 pub use crate::mlp_block::mlp_block;
 pub use attention::attention;
 pub(crate) use attention::softmax;
+pub use decoded::{forward_exact, input_gradient};
 pub use kv_cache::{ReferenceKvCache, kv_cache};
 pub use linear::{DenseLinear, linear};
 

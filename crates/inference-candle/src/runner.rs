@@ -1,5 +1,7 @@
 //! The engine's runner over a decoder.
 
+use std::sync::Arc;
+
 use inference_core::{AttentionSnapshot, Error, ErrorKind, Result, TokenId};
 use inference_engine::{BlockId, KvBlocks, MemoryUsage, ModelRunner, RunnerSpec, StepBatch};
 
@@ -10,7 +12,7 @@ use crate::{BatchView, Decoder, KvCache, MlpSpec};
 /// A decoder with its KV pool, as the engine runs it.
 #[derive(Debug)]
 pub struct CandleRunner {
-    decoder: Decoder,
+    decoder: Arc<Decoder>,
     cache: Box<dyn KvCache>,
     spec: RunnerSpec,
     memory: MemoryUsage,
@@ -21,8 +23,12 @@ impl CandleRunner {
     ///
     /// `cache` was made by the decoder's own operations.
     #[must_use]
-    pub fn new(decoder: Decoder, cache: Box<dyn KvCache>, context_len: usize) -> Self {
-        let layout = cache.layout();
+    pub fn new(
+        decoder: impl Into<Arc<Decoder>>,
+        cache: Box<dyn KvCache>,
+        context_len: usize,
+    ) -> Self {
+        let (decoder, layout) = (decoder.into(), cache.layout());
         let vocab = decoder.config().vocab_size;
         let spec = RunnerSpec::new(vocab, context_len, layout.block_size, layout.num_blocks);
         let memory = MemoryUsage {

@@ -1,11 +1,36 @@
-//! LoRA adapters: using and training them.
+//! LoRA adapters: their shape, and using them.
 
-use std::any::Any;
-use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 
-use crate::{Error, Result, TokenId};
+use crate::{Error, Result};
+
+/// The type of an adapter's factors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum AdapterDtype {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// The upper half of 32-bit floats.
+    Bf16,
+}
+
+/// How the factors of a new adapter begin. `B` is zero always, so that a new
+/// adapter changes nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum LoraInit {
+    /// `A` uniform in `±1 / sqrt(in)`, as PEFT's default. He et al., 2015,
+    /// with `a = sqrt(5)`.
+    #[default]
+    Kaiming,
+    /// `A` normal with a standard deviation of `1 / rank`.
+    Gaussian,
+}
 
 /// How a new LoRA adapter is shaped.
 ///
@@ -22,9 +47,18 @@ pub struct LoraConfig {
     pub alpha: f32,
     /// Dropout on the adapter's input while training, in [0, 1). Default: 0.
     pub dropout: f32,
-    /// The modules to adapt, by suffix of their names.
-    /// Default: `q_proj` and `v_proj`.
+    /// The modules to adapt, by suffix of their names: whole parts, so that
+    /// `q_proj` means every `….q_proj`. Default: `q_proj` and `v_proj`.
     pub target_modules: Vec<String>,
+    /// The modules to adapt, by a regular expression that a whole path, such
+    /// as `model.layers.0.self_attn.q_proj`, has to match; it takes the place of
+    /// [`target_modules`](Self::target_modules). Default: none.
+    pub target_pattern: Option<String>,
+    /// What the factors are stored and computed as. The optimizer's own copy
+    /// is f32 all the same. Default: f32.
+    pub dtype: AdapterDtype,
+    /// How the factors begin. Default: [`LoraInit::Kaiming`].
+    pub init: LoraInit,
     /// Rank-stabilized scaling (Kalajdzievski, 2023). Default: false.
     pub rslora: bool,
     /// Seed of the initial factors. Default: 0.
@@ -38,6 +72,9 @@ impl Default for LoraConfig {
             alpha: 16.0,
             dropout: 0.0,
             target_modules: vec!["q_proj".to_owned(), "v_proj".to_owned()],
+            target_pattern: None,
+            dtype: AdapterDtype::F32,
+            init: LoraInit::Kaiming,
             rslora: false,
             seed: 0,
         }
@@ -79,6 +116,35 @@ impl LoraConfig {
         self
     }
 
+    /// Sets the modules to adapt by a regular expression.
+    #[must_use]
+    pub fn with_target_pattern(mut self, pattern: impl Into<String>) -> Self {
+        self.target_pattern = Some(pattern.into());
+        self
+    }
+
+    /// Sets the type of the factors.
+    #[must_use]
+    pub fn with_dtype(mut self, dtype: AdapterDtype) -> Self {
+        self.dtype = dtype;
+        self
+    }
+
+    /// Sets how the factors begin.
+    #[must_use]
+    pub fn with_init(mut self, init: LoraInit) -> Self {
+        self.init = init;
+        self
+    }
+
+    /// The factor on the product of the factors: `alpha / rank`, or
+    /// `alpha / sqrt(rank)` where rank-stabilized.
+    #[must_use]
+    pub fn scaling(&self) -> f32 {
+        let rank = self.rank as f32;
+        self.alpha / if self.rslora { rank.sqrt() } else { rank }
+    }
+
     /// Sets rank-stabilized scaling.
     #[must_use]
     pub fn with_rslora(mut self, rslora: bool) -> Self {
@@ -112,6 +178,16 @@ impl LoraConfig {
                 self.dropout,
                 "0 up to, not including, 1",
             ));
+        }
+        if let Some(pattern) = &self.target_pattern {
+            if pattern.is_empty() {
+                return Err(Error::invalid_option(
+                    "target_pattern",
+                    "\"\"",
+                    "a regular expression",
+                ));
+            }
+            return Ok(());
         }
         if self.target_modules.iter().any(String::is_empty) {
             return Err(Error::invalid_option("target_modules", "\"\"", "no empty name"));
@@ -189,129 +265,4 @@ pub trait Adapters: Send + Sync {
 
     /// The loaded adapters, sorted by name.
     fn list(&self) -> Vec<AdapterInfo>;
-}
-
-/// The loss of one forward pass, with what its backend needs to go back.
-pub struct Loss {
-    value: f32,
-    graph: Box<dyn Any + Send>,
-}
-
-impl Loss {
-    /// A loss and its backend's own graph.
-    #[must_use]
-    pub fn new(value: f32, graph: Box<dyn Any + Send>) -> Self {
-        Self { value, graph }
-    }
-
-    /// The loss: mean cross-entropy in nats per target token.
-    #[must_use]
-    pub fn value(&self) -> f32 {
-        self.value
-    }
-
-    /// The backend's graph.
-    #[must_use]
-    pub fn into_graph(self) -> Box<dyn Any + Send> {
-        self.graph
-    }
-}
-
-impl fmt::Debug for Loss {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Loss").field("value", &self.value).finish_non_exhaustive()
-    }
-}
-
-/// One training sequence: ids, and for each whether it is a target.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[non_exhaustive]
-pub struct TrainingSequence {
-    /// Token ids, `[tokens]`.
-    pub ids: Vec<TokenId>,
-    /// For each id whether predicting it counts in the loss, `[tokens]`.
-    pub targets: Vec<bool>,
-}
-
-impl TrainingSequence {
-    /// A sequence in which every token is a target; of the first the flag has
-    /// no effect, for nothing predicts it.
-    #[must_use]
-    pub fn new(ids: Vec<TokenId>) -> Self {
-        let targets = vec![true; ids.len()];
-        Self { ids, targets }
-    }
-
-    /// Sets which tokens are targets, `[tokens]`.
-    #[must_use]
-    pub fn with_targets(mut self, targets: Vec<bool>) -> Self {
-        self.targets = targets;
-        self
-    }
-
-    /// Tokens that count in the loss. The first token never does: nothing
-    /// predicts it.
-    #[must_use]
-    pub fn num_targets(&self) -> usize {
-        self.targets.iter().skip(1).filter(|target| **target).count()
-    }
-
-    /// Checks that ids and targets fit together.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) where their
-    /// numbers differ or nothing is a target.
-    pub fn validate(&self) -> Result<()> {
-        if self.ids.len() != self.targets.len() {
-            let expected = format!("one per id ({})", self.ids.len());
-            return Err(Error::invalid_input("targets", expected, self.targets.len().to_string()));
-        }
-        if self.num_targets() == 0 {
-            return Err(Error::invalid_input("targets", "a target after the first token", "none"));
-        }
-        Ok(())
-    }
-}
-
-/// A model whose adapter can be trained while it serves.
-///
-/// The hand-written loop: [`apply_lora`](Self::apply_lora) once, then
-/// [`forward_loss`](Self::forward_loss), [`backward`](Self::backward) as often
-/// as gradients are to accumulate, and [`step`](Self::step).
-pub trait TrainableModel: Send + Sync {
-    /// Attaches a fresh adapter and makes it the one that is trained.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption) for a bad
-    /// configuration, an unknown target module included.
-    fn apply_lora(&self, config: &LoraConfig) -> Result<Arc<dyn Adapter>>;
-
-    /// Number of decoder layers.
-    fn num_layers(&self) -> usize;
-
-    /// Mean cross-entropy over the target tokens of `batch`.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) for a batch
-    /// without a target or longer than the context.
-    fn forward_loss(&self, batch: &[TrainingSequence]) -> Result<Loss>;
-
-    /// Adds the gradients of `loss` to those gathered since the last step.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Engine`](crate::ErrorKind::Engine) where the loss is not
-    /// this model's, or a gradient is not finite.
-    fn backward(&self, loss: Loss) -> Result<()>;
-
-    /// Updates the adapter with the gathered gradients and clears them.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Engine`](crate::ErrorKind::Engine) without gradients.
-    fn step(&self) -> Result<()>;
 }

@@ -252,13 +252,12 @@ mod seconds;
 mod state;
 mod stream;
 mod token;
+mod training;
 
 /// The registration crate that [`BackendRegistration`] is submitted to.
 pub use inventory;
 
-pub use adapter::{
-    Adapter, AdapterInfo, Adapters, LoraConfig, Loss, TrainableModel, TrainingSequence,
-};
+pub use adapter::{Adapter, AdapterDtype, AdapterInfo, Adapters, LoraConfig, LoraInit};
 pub use attention::{AttentionInspector, AttentionSnapshot, LayerAttention};
 pub use backend::{Availability, Backend, DeviceInfo};
 pub use batch::{BatchItem, BatchOutput, BatchStream};
@@ -279,6 +278,10 @@ pub use registry::{AUTOMATIC_ORDER, BackendRegistration, Registry};
 pub use state::{SequenceState, StateSnapshot};
 pub use stream::{TokenEvent, TokenSource, TokenStream};
 pub use token::{Token, TokenId, TokenLogprob};
+pub use training::{
+    FactorState, Loss, OptimizerConfig, TrainableModel, TrainingSequence, TrainingState,
+    UpdateReport,
+};
 
 /// Compiles and runs the example of the README.
 #[cfg(doctest)]

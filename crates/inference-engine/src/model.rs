@@ -11,7 +11,7 @@ use inference_core::probe::RequestId;
 use inference_core::{
     AttentionInspector, AttentionSnapshot, BatchItem, BatchStream, Classification, ClassifyOptions,
     Error, GenerateOptions, LogitRows, ModelInfo, ModelMetrics, Prompt, PromptLogits, Result,
-    Scorer, SequenceState, TextModel, TokenId, TokenSource, TokenStream,
+    Scorer, SequenceState, TextModel, TokenId, TokenSource, TokenStream, TrainableModel,
 };
 
 use crate::channel::channel;
@@ -309,6 +309,10 @@ impl TextModel for EngineModel {
 
     fn as_scorer(&self) -> Option<&dyn Scorer> {
         Some(self)
+    }
+
+    fn as_trainable(&self) -> Option<&dyn TrainableModel> {
+        self.requirements.parts.trainable.as_deref()
     }
 
     fn as_attention_inspector(&self) -> Option<&dyn AttentionInspector> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use inference_core::{GenerateOptions, ModelInfo, TokenId};
+use inference_core::{GenerateOptions, ModelInfo, TokenId, TrainableModel};
 use inference_text::{ChatTemplate, Tokenizer};
 
 /// What a model is made of besides its [`ModelRunner`](crate::ModelRunner).
@@ -29,15 +29,25 @@ pub struct ModelParts {
     /// compute the same keys and values, but for rounding. Without one,
     /// snapshots of sequences cannot be written to files.
     pub identity: Option<String>,
+    /// Training of the model that runs; it must not keep the model's memory
+    /// alive.
+    pub trainable: Option<Arc<dyn TrainableModel>>,
 }
 
 impl ModelParts {
-    /// A model without tokenizer, template, defaults, end-of-sequence tokens
-    /// and identity.
+    /// A model without any of the others.
     #[must_use]
     pub fn new(info: ModelInfo) -> Self {
         let defaults = GenerateOptions::default();
-        Self { info, tokenizer: None, template: None, defaults, eos: Vec::new(), identity: None }
+        Self {
+            info,
+            tokenizer: None,
+            template: None,
+            defaults,
+            eos: Vec::new(),
+            identity: None,
+            trainable: None,
+        }
     }
 
     /// Sets the tokenizer.
@@ -65,6 +75,13 @@ impl ModelParts {
     #[must_use]
     pub fn with_identity(mut self, identity: impl Into<String>) -> Self {
         self.identity = Some(identity.into());
+        self
+    }
+
+    /// Sets how the model is trained.
+    #[must_use]
+    pub fn with_trainable(mut self, trainable: Arc<dyn TrainableModel>) -> Self {
+        self.trainable = Some(trainable);
         self
     }
 

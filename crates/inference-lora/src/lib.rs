@@ -8,7 +8,9 @@
 //! `inference-candle` applies what is read here to the model that it serves.
 
 mod adapter_files;
+mod adamw;
 mod adapter_weights;
+mod draws;
 mod gguf_adapter;
 mod json_fields;
 mod mlx;
@@ -19,11 +21,15 @@ mod peft_config;
 mod pieces;
 mod read_adapter;
 mod stored_tensors;
+mod targets;
 
+pub use adamw::{adamw, clip_factor};
 pub use adapter_files::{AdapterFiles, AdapterFormat};
 pub use adapter_weights::{AdapterWeights, ModuleDelta};
+pub use draws::Draws;
 pub use module_patterns::{ModuleExpression, ModulePattern};
 pub use module_table::{GgufModule, Module, ModuleKind, ModuleTable};
 pub use peft_config::{BiasMode, PeftConfig};
 pub use read_adapter::{ReadAdapter, ReadOptions};
 pub use stored_tensors::TensorEntry;
+pub use targets::target_modules;

@@ -113,6 +113,25 @@ impl Linear for DenseLinear {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.apply(x).map_err(|e| Error::engine(format!("linear `{}`", self.name), e))
     }
+
+    fn decode_rows(&self, first: usize, out: &mut [f32]) -> Result<()> {
+        let rows = out.len() / self.in_features().max(1);
+        let read = || -> CandleResult<Vec<f32>> {
+            let rows = self.weight.narrow(0, first, rows)?;
+            rows.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
+        };
+        let values = read().map_err(|e| Error::engine(format!("rows of `{}`", self.name), e))?;
+        out.copy_from_slice(&values);
+        Ok(())
+    }
+
+    fn bias(&self) -> Option<Tensor> {
+        self.bias.clone()
+    }
+
+    fn forward_exact(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward(x)
+    }
 }
 
 impl fmt::Debug for DenseLinear {
@@ -161,6 +180,18 @@ impl Linear for DecodedLinear {
             Some(bias) => y.broadcast_add(bias).map_err(error),
             None => Ok(y),
         }
+    }
+
+    fn decode_rows(&self, first: usize, out: &mut [f32]) -> Result<()> {
+        self.weight.decode_rows(first, out)
+    }
+
+    fn bias(&self) -> Option<Tensor> {
+        self.bias.clone()
+    }
+
+    fn forward_exact(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward(x)
     }
 }
 

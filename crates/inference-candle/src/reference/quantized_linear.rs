@@ -17,6 +17,7 @@ pub(super) struct QuantizedLinear {
     name: String,
     shape: [usize; 2],
     weight: QMatMul,
+    kind: BlockType,
     /// `[out]`, f32.
     bias: Option<Tensor>,
 }
@@ -43,7 +44,7 @@ impl QuantizedLinear {
         let tensor = QTensor::new(storage, (out, inner)).map_err(error)?;
         let name = weight.name().to_owned();
         let weight = QMatMul::QTensor(Arc::new(tensor));
-        Ok(Some(Self { name, shape: [out, inner], weight, bias }))
+        Ok(Some(Self { name, shape: [out, inner], weight, kind, bias }))
     }
 }
 
@@ -80,6 +81,25 @@ impl Linear for QuantizedLinear {
             Some(bias) => y.broadcast_add(bias).map_err(error),
             None => Ok(y),
         }
+    }
+
+    fn decode_rows(&self, first: usize, out: &mut [f32]) -> Result<()> {
+        let error = |e| Error::engine(format!("rows of `{}`", self.name), e);
+        let [_, inner] = self.shape;
+        let (row, count) = (self.kind.row_bytes(inner), out.len() / inner);
+        let bytes = match &self.weight {
+            QMatMul::QTensor(tensor) => tensor.data().map_err(error)?,
+            QMatMul::Tensor(_) | QMatMul::TensorF16(_) => Cow::Borrowed(&[][..]),
+        };
+        let rows = row.and_then(|row| bytes.get(first * row..(first + count) * row));
+        match rows {
+            Some(rows) => self.kind.decode(rows, out),
+            None => Err(Error::engine_message(format!("{count} rows from {first} of {self:?}"))),
+        }
+    }
+
+    fn bias(&self) -> Option<Tensor> {
+        self.bias.clone()
     }
 }
 
