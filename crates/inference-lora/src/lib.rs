@@ -7,8 +7,8 @@
 //! The crate knows modules by name and weights by shape, never a decoder:
 //! `inference-candle` applies what is read here to the model that it serves.
 
-mod adapter_files;
 mod adamw;
+mod adapter_files;
 mod adapter_weights;
 mod draws;
 mod gguf_adapter;
