@@ -146,6 +146,33 @@ impl ModelFiles {
         std::fs::read(&path).map(Some).map_err(|e| Error::io(path, "read", e))
     }
 
+    /// The names of all files, sorted; none of a GGUF file.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`](inference_core::ErrorKind::Io).
+    pub(crate) fn list(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        match &self.place {
+            Place::Gguf(_) => {}
+            Place::Embedded(files) => {
+                names.extend(files.iter().map(|(name, _)| (*name).to_owned()))
+            }
+            Place::Folder(folder) => {
+                let failed = |error| Error::io(folder, "list", error);
+                for entry in std::fs::read_dir(folder).map_err(failed)? {
+                    let entry = entry.map_err(failed)?;
+                    let name = entry.file_name().to_string_lossy().into_owned();
+                    if self.contains(&name) {
+                        names.push(name);
+                    }
+                }
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
     /// The content of a file that has to be there.
     ///
     /// # Errors

@@ -1,10 +1,29 @@
 //! The modules of a decoder: what an adapter can change.
 
+use inference_core::Result;
 use inference_lora::{GgufModule, Module, ModuleKind, ModuleTable};
 
+use crate::checkpoint::CONFIG;
 use crate::config::gguf::GgufArchitecture;
 use crate::weights::{GgufNames, TensorForm};
-use crate::{DecoderConfig, MlpSpec, NormLayout, QkNorm};
+use crate::{DecoderConfig, MlpSpec, ModelFiles, NormLayout, QkNorm};
+
+impl ModelFiles {
+    /// The modules of the model: [`DecoderConfig::modules`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidModel`](inference_core::ErrorKind::InvalidModel) and
+    /// [`ErrorKind::UnsupportedModel`](inference_core::ErrorKind::UnsupportedModel)
+    /// as [`DecoderConfig::from_json`] and [`DecoderConfig::from_gguf`].
+    pub fn modules(&self) -> Result<ModuleTable> {
+        let config = match self.gguf()? {
+            Some(file) => DecoderConfig::from_gguf(&file)?,
+            None => DecoderConfig::from_json(CONFIG, &self.read_required(CONFIG)?)?,
+        };
+        Ok(config.modules())
+    }
+}
 
 impl DecoderConfig {
     /// The modules that transformers' class of the model has, fused maps as
@@ -125,6 +144,8 @@ impl Lister<'_> {
             _ => format!("{}{name}.weight", self.root),
         };
         let tensor = self.gguf.as_ref().and_then(|names| names.tensor(&path));
+        // Norms with one added would have to have it taken away again.
+        let tensor = tensor.filter(|tensor| tensor.form != TensorForm::PlusOne);
         if let Some(tensor) = tensor {
             let heads = match tensor.form {
                 TensorForm::Interleaved { heads } => Some(heads),

@@ -20,7 +20,7 @@ use rayon::ThreadPoolBuilder;
 pub(crate) use on_load::QuantizedOnLoad;
 pub use recipe::FileType;
 
-use crate::ModelFiles;
+use crate::{MergeAdapter, ModelFiles};
 use imatrix::ImportanceMatrix;
 
 /// Options of [`quantize_model`].
@@ -35,6 +35,8 @@ pub struct QuantizeOptions {
     pub imatrix: Option<PathBuf>,
     /// Quantizes what is quantized already, although that adds errors.
     pub requantize: bool,
+    /// An adapter that is merged into the weights before.
+    pub adapter: Option<MergeAdapter>,
     /// The kind of pre-tokenizer to name, in place of the one that is
     /// recognised.
     pub pre_tokenizer: Option<String>,
@@ -57,6 +59,7 @@ impl QuantizeOptions {
             pure: false,
             imatrix: None,
             requantize: false,
+            adapter: None,
             pre_tokenizer: None,
             overwrite: false,
             threads: None,
@@ -83,6 +86,13 @@ impl QuantizeOptions {
     #[must_use]
     pub fn with_requantize(mut self, requantize: bool) -> Self {
         self.requantize = requantize;
+        self
+    }
+
+    /// Merges an adapter into the weights before.
+    #[must_use]
+    pub fn with_adapter(mut self, adapter: MergeAdapter) -> Self {
+        self.adapter = Some(adapter);
         self
     }
 
@@ -170,7 +180,7 @@ pub fn quantize_model(
     };
     let files = ModelFiles::new(source)?;
     let plan = match files.gguf()? {
-        Some(file) => from_gguf::plan(file, options, importance.is_some())?,
+        Some(file) => from_gguf::plan(&files, file, options, importance.is_some())?,
         None => from_folder::plan(&files, options, importance.is_some())?,
     };
     let pool = ThreadPoolBuilder::new()

@@ -3,8 +3,8 @@
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::commands::{
-    backends, bench, chat, classify, generate, inspect, logits, models, pull, quantize, template,
-    tokenize,
+    backends, bench, chat, classify, generate, inspect, logits, lora, models, pull, quantize,
+    template, tokenize,
 };
 
 /// What every command's help ends with.
@@ -84,6 +84,9 @@ pub(crate) enum Command {
     /// Write a model as a GGUF file, quantized
     #[command(after_help = quantize::EXAMPLES, after_long_help = long(quantize::EXAMPLES))]
     Quantize(quantize::Args),
+    /// Look at adapters, or merge them into models
+    #[command(after_help = lora::EXAMPLES, after_long_help = long(lora::EXAMPLES))]
+    Lora(lora::Args),
     /// List backends, whether they can run here, and on what
     #[command(after_help = backends::EXAMPLES, after_long_help = long(backends::EXAMPLES))]
     Backends(backends::Args),

@@ -7,6 +7,7 @@ pub(crate) mod classify;
 pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod logits;
+pub(crate) mod lora;
 pub(crate) mod models;
 pub(crate) mod pull;
 pub(crate) mod quantize;
@@ -50,6 +51,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Result<()> {
         Command::Pull(args) => pull::run(&args, context),
         Command::Inspect(args) => inspect::run(&args, context),
         Command::Quantize(args) => quantize::run(&args, context),
+        Command::Lora(args) => lora::run(&args, context),
         Command::Backends(args) => backends::run(&args, context),
     }
 }

@@ -73,6 +73,27 @@ pub mod quantize {
     pub use inference_candle::{FileType, QuantizeOptions, QuantizeReport, quantize_model};
 }
 
+/// LoRA adapters: reading, checking, merging and saving them.
+#[cfg(feature = "lora")]
+pub mod lora {
+    pub use inference_candle::{
+        MergeAdapter, MergeOptions, MergeReport, MergedWeights, merge_model,
+    };
+    pub use inference_lora::*;
+
+    use crate::{ModelSource, Result};
+
+    /// The modules of a model: what an adapter can change, and is checked
+    /// against. Reads descriptions and headers only.
+    ///
+    /// # Errors
+    ///
+    /// Those of loading the model.
+    pub fn modules(source: &ModelSource) -> Result<ModuleTable> {
+        inference_candle::ModelFiles::new(source)?.modules()
+    }
+}
+
 use std::sync::Arc;
 
 /// Loads a model with the backend that the options name, or else with the

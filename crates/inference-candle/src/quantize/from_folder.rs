@@ -11,7 +11,7 @@ use super::describe::describe;
 use super::from_gguf::requantizing;
 use super::recipe::Recipe;
 use super::rope_tensors::rope_tensors;
-use super::tensors::{Data, NewTensor, Plan, choose, note};
+use super::tensors::{Data, NewTensor, Plan, choose, note, note_unmatched};
 use crate::checkpoint::Checkpoint;
 use crate::config::gguf::{GgufArchitecture, gguf_architectures};
 use crate::layer_weights::ModelWeights;
@@ -23,14 +23,22 @@ pub(super) fn plan(
     options: &QuantizeOptions,
     has_importance: bool,
 ) -> Result<Plan> {
-    let checkpoint = Checkpoint::open(files.clone())?;
+    let mut checkpoint = Checkpoint::open(files.clone())?;
+    let source: Box<dyn WeightSource> = match &options.adapter {
+        None => checkpoint.weights()?,
+        Some(adapter) => {
+            let (merged, unmatched) = adapter.apply(&checkpoint)?;
+            checkpoint.config.tied_head &= !merged.unties_head();
+            note_unmatched(options, &unmatched);
+            Box::new(merged)
+        }
+    };
     let config = &checkpoint.config;
     let model_type = &*config.architecture;
     let Some(architecture) = GgufArchitecture::by_model_type(model_type) else {
         let known = gguf_architectures().collect::<Vec<_>>().join(", ");
         return Err(Error::unsupported_model("config.json", "model_type", model_type, known));
     };
-    let source = checkpoint.weights()?;
     let mut header = GgufWriter::new();
     describe(&mut header, config, architecture)?;
     header.set("general.type", "model");

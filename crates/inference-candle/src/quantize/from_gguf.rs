@@ -1,15 +1,18 @@
 //! A GGUF file as another one: the same metadata and tensors, other types.
 
+use std::collections::HashMap;
+
 use candle_core::DType;
 use inference_core::{Error, Result};
 use inference_gguf::{BlockType, GgufFile, GgufWriter, TensorInfo, TensorType};
 
 use super::QuantizeOptions;
 use super::recipe::{Recipe, is_matrix};
-use super::tensors::{Data, NewTensor, Plan, choose};
+use super::tensors::{Data, NewTensor, Plan, choose, note_unmatched};
+use crate::checkpoint::Checkpoint;
 use crate::config::gguf::ARCHITECTURE;
 use crate::weights::{TensorForm, aligned};
-use crate::{Weight, WeightSource, WeightType};
+use crate::{MergedWeights, ModelFiles, Weight, WeightSource, WeightType};
 
 /// Keys that say how the source was stored.
 const STORAGE_KEYS: [&str; 5] = [
@@ -21,6 +24,7 @@ const STORAGE_KEYS: [&str; 5] = [
 ];
 
 pub(super) fn plan(
+    files: &ModelFiles,
     file: GgufFile,
     options: &QuantizeOptions,
     has_importance: bool,
@@ -42,6 +46,7 @@ pub(super) fn plan(
         }
     };
     let heads = size("attention.head_count")?;
+    let merge = GgufMerge::new(files, options)?;
     let recipe = Recipe {
         file_type: options.file_type,
         pure: options.pure,
@@ -54,7 +59,7 @@ pub(super) fn plan(
             kv_heads => kv_heads,
         },
         experts: size("expert_count")?,
-        tied: file.tensor("output.weight").is_none(),
+        tied: file.tensor("output.weight").is_none() && merge.untied_head.is_none(),
     };
     let mut header = GgufWriter::new();
     header.copy(metadata, |key| !STORAGE_KEYS.contains(&key));
@@ -70,15 +75,27 @@ pub(super) fn plan(
             true => choose(&recipe, options, name, tensor.shape()),
             false => stored,
         };
-        if !stored.is_dense() && kind != stored && !options.requantize {
+        let merged = merge.names.get(name);
+        let is_other = kind != stored || merged.is_some();
+        if !stored.is_dense() && is_other && !options.requantize {
             return Err(requantizing(options, name, stored.as_str()));
         }
         parameters = parameters.saturating_add(tensor.elem_count());
-        let data = Data::Weights { names: vec![name.to_owned()], form: TensorForm::Same };
+        let (weight, form) = merged.cloned().unwrap_or((name.to_owned(), TensorForm::Same));
+        let data = Data::Weights { names: vec![weight], form };
         let (name, shape) = (name.to_owned(), tensor.shape().to_vec());
         tensors.push(NewTensor { name, shape, kind, data });
     }
-    let source = Box::new(Stored { file });
+    if let Some((weight, shape)) = &merge.untied_head {
+        let (name, shape) = (OUTPUT.to_owned(), shape.clone());
+        let kind = choose(&recipe, options, &name, &shape);
+        let data = Data::Weights { names: vec![weight.clone()], form: TensorForm::Same };
+        tensors.push(NewTensor { name, shape, kind, data });
+    }
+    let source: Box<dyn WeightSource> = match merge.weights {
+        Some(merged) => Box::new(StoredAndMerged { stored: Stored { file }, merged }),
+        None => Box::new(Stored { file }),
+    };
     Ok(Plan { header, tensors, source, parameters, check: Box::new(|_| Ok(())) })
 }
 
@@ -97,6 +114,79 @@ fn known(file: &GgufFile, tensor: &TensorInfo) -> Result<BlockType> {
             unknown.to_string(),
             "the types of ggml",
         )),
+    }
+}
+
+/// The output head.
+const OUTPUT: &str = "output.weight";
+
+/// What an adapter changes of a file's tensors.
+#[derive(Default)]
+struct GgufMerge {
+    weights: Option<MergedWeights>,
+    /// By the file's name: the weight's own name, and the form of its rows.
+    names: HashMap<String, (String, TensorForm)>,
+    /// The name and shape of a head that was the embedding.
+    untied_head: Option<(String, Vec<usize>)>,
+}
+
+impl GgufMerge {
+    fn new(files: &ModelFiles, options: &QuantizeOptions) -> Result<Self> {
+        let Some(adapter) = &options.adapter else { return Ok(Self::default()) };
+        let checkpoint = Checkpoint::open(files.clone())?;
+        let (merged, unmatched) = adapter.apply(&checkpoint)?;
+        note_unmatched(options, &unmatched);
+        let table = checkpoint.config.modules();
+        let mut names = HashMap::new();
+        for name in merged.changed() {
+            let module = table.get(name);
+            let gguf = module.and_then(|module| module.gguf.as_ref());
+            let Some(gguf) = gguf.filter(|gguf| gguf.expert.is_none()) else {
+                let what = format!("a change of `{name}`");
+                let supported = "maps, head and embedding of a GGUF model";
+                return Err(Error::unsupported_model(files.name(), what, "an adapter", supported));
+            };
+            let form = match gguf.interleaved_heads {
+                Some(heads) => TensorForm::Interleaved { heads },
+                None => TensorForm::Same,
+            };
+            for part in ["weight", "bias"] {
+                let weight = format!("{}.{part}", table.path(name));
+                if merged.changes(&weight).is_some() {
+                    names.insert(format!("{}.{part}", gguf.name), (weight, form));
+                }
+            }
+        }
+        let untied_head = match merged.tied_names().filter(|_| merged.unties_head()) {
+            Some([head, embedding]) => {
+                Some((head.clone(), merged.get(embedding)?.shape().to_vec()))
+            }
+            None => None,
+        };
+        Ok(Self { weights: Some(merged), names, untied_head })
+    }
+}
+
+/// Tensors under their own names, and merged ones under those of weights.
+struct StoredAndMerged {
+    stored: Stored,
+    merged: MergedWeights,
+}
+
+impl WeightSource for StoredAndMerged {
+    fn contains(&self, name: &str) -> bool {
+        self.stored.contains(name) || self.merged.contains(name)
+    }
+
+    fn get(&self, name: &str) -> Result<Weight> {
+        match self.stored.contains(name) {
+            true => self.stored.get(name),
+            false => self.merged.get(name),
+        }
+    }
+
+    fn release_pages(&self) {
+        self.stored.release_pages();
     }
 }
 

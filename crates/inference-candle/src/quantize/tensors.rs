@@ -57,6 +57,13 @@ pub(super) fn note(options: &QuantizeOptions, message: String) {
     report(options, ProgressEvent::Note { message });
 }
 
+/// Tells which tensors of an adapter were left out.
+pub(super) fn note_unmatched(options: &QuantizeOptions, tensors: &[String]) {
+    for tensor in tensors {
+        note(options, format!("tensor `{tensor}` of the adapter is left out: no such module"));
+    }
+}
+
 fn report(options: &QuantizeOptions, event: ProgressEvent) {
     if let Some(progress) = &options.progress {
         progress.report(&event);

@@ -192,7 +192,6 @@ impl SafetensorsFiles {
     }
 
     /// The names of all tensors, in no order.
-    #[cfg(feature = "extra-architectures")]
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }

@@ -1,6 +1,9 @@
 //! Parsers of single values.
 
+use std::path::PathBuf;
+
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use inference::quantize::FileType;
 use inference::{KvDtype, QuantizeType, TokenId};
 
 /// Names of the KV types.
@@ -30,6 +33,25 @@ fn named<T: Copy + Send + Sync + 'static>(
         let found = values.iter().find(|(name, _)| *name == given);
         found.map(|(_, value)| *value).ok_or("unknown name")
     })
+}
+
+/// Names of the kinds of GGUF files.
+pub(crate) fn file_type() -> impl TypedValueParser<Value = FileType> {
+    let names = FileType::ALL.iter().map(|kind| kind.as_str());
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<FileType>())
+}
+
+/// `PATH` or `PATH=SCALE`. A path that exists is one whatever it ends in.
+pub(crate) fn adapter(text: &str) -> Result<(PathBuf, f32), String> {
+    let whole = || (PathBuf::from(text), 1.0);
+    if std::fs::symlink_metadata(text).is_ok() {
+        return Ok(whole());
+    }
+    let Some((path, scale)) = text.rsplit_once('=') else { return Ok(whole()) };
+    match scale.parse::<f32>() {
+        Ok(scale) if scale.is_finite() && !path.is_empty() => Ok((path.into(), scale)),
+        _ => Err("expected a path, or PATH=SCALE with a finite number".to_owned()),
+    }
 }
 
 /// A number of bytes, with an optional binary suffix: `4096`, `512M`, `2GiB`.

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use inference::quantize::{FileType, QuantizeOptions, quantize_model};
 use inference::{CancelToken, Error};
 use serde::Serialize;
 
 use crate::args::source::source;
+use crate::args::values;
 use crate::commands::Context;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
@@ -36,7 +36,7 @@ pub(crate) struct Args {
     output: PathBuf,
 
     /// The kind of file
-    #[arg(short, long = "type", value_name = "TYPE", ignore_case = true, value_parser = file_type())]
+    #[arg(short, long = "type", value_name = "TYPE", ignore_case = true, value_parser = values::file_type())]
     kind: FileType,
 
     /// An importance matrix (GGUF or .dat, as llama-imatrix writes them)
@@ -62,11 +62,6 @@ pub(crate) struct Args {
     /// Worker threads; default: all
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-}
-
-fn file_type() -> impl clap::builder::TypedValueParser<Value = FileType> {
-    let names = FileType::ALL.iter().map(|kind| kind.as_str());
-    PossibleValuesParser::new(names).try_map(|name| name.parse::<FileType>())
 }
 
 #[derive(Serialize)]

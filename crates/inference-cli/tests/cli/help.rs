@@ -2,9 +2,9 @@
 
 use crate::run::inference;
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "generate", "chat", "classify", "tokenize", "template", "logits", "bench", "models", "pull",
-    "inspect", "quantize", "backends",
+    "inspect", "quantize", "lora", "backends",
 ];
 
 #[test]

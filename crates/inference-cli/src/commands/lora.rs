@@ -1,0 +1,40 @@
+//! `inference lora`: adapters.
+
+mod inspect;
+mod merge;
+
+use clap::Subcommand;
+
+use crate::commands::Context;
+use crate::failure::Result;
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  inference lora inspect ./my-adapter --model ./my-model
+  inference lora merge ./my-model ./my-adapter ./merged
+  inference lora merge ./my-model ./my-adapter merged.gguf --type Q4_K_M
+  inference lora inspect ./my-adapter --json | jq .parameters
+  inference generate --model ./my-model --adapter ./my-adapter=0.5 \"The sea\"";
+
+/// Look at adapters, or merge them into models
+///
+/// An adapter is a folder as PEFT or mlx-lm writes it, or a GGUF file of llama.cpp's. Other
+/// commands use one with --adapter PATH[=SCALE].
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Inspect(inspect::Args),
+    Merge(merge::Args),
+}
+
+pub(crate) fn run(args: &Args, context: &Context) -> Result<()> {
+    match &args.command {
+        Command::Inspect(args) => inspect::run(args, context),
+        Command::Merge(args) => merge::run(args, context),
+    }
+}
