@@ -36,6 +36,7 @@ fn main() -> inference::Result<()> {
 //! |---|---|
 //! | `cpu` (default) | the CPU backend |
 //! | `demo` (default) | the embedded model, [`demo`] |
+//! | `batched` | thousands of small networks evaluated together, `inference::batched` |
 //! | `discover` | finding models and fetching them from the hub, `inference::discover` |
 //! | `cuda` | the CUDA backend, built against CUDA |
 //! | `metal` | the Metal backend, built against Metal |
@@ -57,6 +58,10 @@ fn main() -> inference::Result<()> {
 
 pub use inference_core::*;
 pub use {inference_engine as engine, inference_text as text};
+
+/// Thousands of small networks of one shape and different weights, evaluated together.
+#[cfg(feature = "batched")]
+pub use inference_batched as batched;
 
 /// Finding models on this machine, and fetching them from the Hugging Face hub.
 #[cfg(feature = "discover")]
