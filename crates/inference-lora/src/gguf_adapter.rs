@@ -115,13 +115,15 @@ pub(crate) fn read(
     }
     let alpha = alpha(metadata)?;
     let ranks: HashMap<String, usize> = pieces.ranks();
-    let (weights, tensors) = pieces.finish(|module| {
+    let tensors = pieces.take_unmatched();
+    let unmatched = Unmatched { file: name, tensors, config: name, missing: Vec::new() };
+    unmatched.check(table, options)?;
+    let weights = pieces.finish(|module| {
         let rank = ranks.get(module).copied().unwrap_or(0);
         let scaling = alpha.map_or(1.0, |alpha| alpha / rank.max(1) as f64);
         Ok(Expected { rank: None, scaling })
     })?;
-    let unmatched = Unmatched { file: name, tensors, config: name, missing: Vec::new() };
-    unmatched.into_adapter(weights, table, options)
+    unmatched.into_adapter(weights)
 }
 
 /// The base tensor of a factor, without `.weight`.

@@ -136,10 +136,11 @@ pub(crate) fn read(
             missing.push(("fine_tune_type", name.clone()));
         }
     }
-    let (weights, tensors) =
-        pieces.finish(|_| Ok(Expected { rank: Some(config.rank), scaling: config.scale }))?;
-    let config = fields.file();
-    Unmatched { file: &file, tensors, config, missing }.into_adapter(weights, table, options)
+    let tensors = pieces.take_unmatched();
+    let unmatched = Unmatched { file: &file, tensors, config: fields.file(), missing };
+    unmatched.check(table, options)?;
+    let expected = |_: &str| Ok(Expected { rank: Some(config.rank), scaling: config.scale });
+    unmatched.into_adapter(pieces.finish(expected)?)
 }
 
 /// The module of a tensor, and what it is to it.

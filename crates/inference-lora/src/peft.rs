@@ -57,14 +57,15 @@ pub(crate) fn read(
         let tensor = if turned { transposed(&file, name, &tensor)? } else { tensor };
         pieces.add(module, role, name, tensor)
     })?;
-    let missing = missing(&config, fields.file(), table, &pieces)?;
     check_switches(&config, fields.file(), &pieces)?;
-    let (weights, tensors) = pieces.finish(|module| {
+    let missing = missing(&config, fields.file(), table, &pieces)?;
+    let tensors = pieces.take_unmatched();
+    let unmatched = Unmatched { file: &file, tensors, config: fields.file(), missing };
+    unmatched.check(table, options)?;
+    unmatched.into_adapter(pieces.finish(|module| {
         let path = table.path(module);
         Ok(Expected { rank: Some(config.rank_of(&path)?), scaling: config.scaling_of(&path)? })
-    })?;
-    let config = fields.file();
-    Unmatched { file: &file, tensors, config, missing }.into_adapter(weights, table, options)
+    })?)
 }
 
 /// The module of a tensor, what it is to it, and whether it is transposed.

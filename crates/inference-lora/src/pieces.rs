@@ -87,13 +87,18 @@ impl<'a> Pieces<'a> {
         self.found.iter().filter_map(rank).collect()
     }
 
-    /// The adapter and the tensors that are none of the model's, once every
-    /// shape is checked; `expected` says what the configuration says.
+    /// The tensors that are none of the model's.
+    pub(crate) fn take_unmatched(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.unmatched)
+    }
+
+    /// The adapter, once every shape is checked; `expected` says what the
+    /// configuration says.
     pub(crate) fn finish(
         self,
         expected: impl Fn(&str) -> Result<Expected>,
-    ) -> Result<(AdapterWeights, Vec<String>)> {
-        let Self { file, table, found, unmatched } = self;
+    ) -> Result<AdapterWeights> {
+        let Self { file, table, found, .. } = self;
         let mut adapter = AdapterWeights::default();
         for (name, mut roles) in found {
             let Some(module) = table.get(&name) else {
@@ -117,7 +122,7 @@ impl<'a> Pieces<'a> {
                 adapter.modules.insert(name, delta);
             }
         }
-        Ok((adapter, unmatched))
+        Ok(adapter)
     }
 }
 

@@ -54,24 +54,25 @@ pub(crate) struct Unmatched<'a> {
 }
 
 impl Unmatched<'_> {
-    /// The adapter, unless something does not match and has to.
-    pub(crate) fn into_adapter(
-        self,
-        weights: AdapterWeights,
-        table: &ModuleTable,
-        options: ReadOptions,
-    ) -> Result<ReadAdapter> {
+    /// Refuses what does not match and has to.
+    pub(crate) fn check(&self, table: &ModuleTable, options: ReadOptions) -> Result<()> {
         let Self { file, tensors, config, missing } = self;
         if let Some(first) = tensors.first().filter(|_| !options.lenient) {
             let what = format!("tensor `{first}`{}", and_more(tensors.len()));
             let expected = format!("a module of the model ({})", table.suffixes().join(", "));
-            return Err(Error::invalid_model(file, what, expected, "none of that name"));
+            return Err(Error::invalid_model(*file, what, expected, "none of that name"));
         }
         if let Some((field, module)) = missing.first().filter(|_| !options.lenient) {
             let what = format!("{field}: `{module}`{}", and_more(missing.len()));
             let expected = format!("its tensors in {file}");
-            return Err(Error::invalid_model(config, what, expected, "nothing"));
+            return Err(Error::invalid_model(*config, what, expected, "nothing"));
         }
+        Ok(())
+    }
+
+    /// The adapter that was read beside.
+    pub(crate) fn into_adapter(self, weights: AdapterWeights) -> Result<ReadAdapter> {
+        let Self { file, tensors, missing, .. } = self;
         if weights.tensors().next().is_none() {
             let expected = "an adapter of this model";
             return Err(Error::invalid_model(file, "tensors", expected, "none of its modules"));
