@@ -20,7 +20,7 @@ use crate::{
 pub(crate) fn inspect_attention(decoder: &Decoder, ids: &[u32]) -> Result<AttentionSnapshot> {
     let len = ids.len();
     let sequences =
-        [StepSequence { start: 0, len, position: 0, prompt_len: len, block_table: Vec::new() }];
+        [StepSequence { start: 0, len, position: 0, prompt_len: len, adapter: None, block_table: Vec::new() }];
     let positions: Vec<usize> = (0..len).collect();
     let batch = BatchView { sequences: &sequences, positions: &positions };
     decoder.check(ids, &batch, &[])?;

@@ -140,7 +140,7 @@
 //!
 //! // Two sequences of three tokens in one call; logits of all six.
 //! let block_table = Vec::new();
-//! let first = StepSequence { start: 0, len: 3, position: 0, prompt_len: 3, block_table };
+//! let first = StepSequence { start: 0, len: 3, position: 0, prompt_len: 3, adapter: None, block_table };
 //! let sequences = [first.clone(), StepSequence { start: 3, ..first }];
 //! let batch = BatchView { sequences: &sequences, positions: &[0, 1, 2, 0, 1, 2] };
 //! let logits = decoder.forward(&[1, 2, 3, 4, 5, 6], &batch, None, &[0, 1, 2, 3, 4, 5])?;

@@ -67,7 +67,8 @@ fn naive_attention(q: &[f32], k: &[f32], v: &[f32], len: usize, spec: &Attention
 }
 
 fn sequence(start: usize, len: usize, position: usize, block_table: Vec<u32>) -> StepSequence {
-    StepSequence { start, len, position, prompt_len: position + len, block_table }
+    StepSequence { start, len, position, prompt_len: position + len, adapter: None, block_table }
+ block_table }
 }
 
 proptest! {

@@ -150,6 +150,7 @@ fn angles_are_each_sequences_own() {
         len,
         position,
         prompt_len,
+        adapter: None,
         block_table: Vec::new(),
     };
     let sequences = [sequence(0, 2, 1, 3), sequence(2, 1, 6, 7)];

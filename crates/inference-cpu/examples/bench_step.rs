@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let positions: Vec<usize> = (position..position + len).collect();
         let block_table = (0..20).collect();
         let prompt_len = position + len;
-        let sequences = [StepSequence { start: 0, len, position, prompt_len, block_table }];
+        let sequences = [StepSequence { start: 0, len, position, prompt_len, adapter: None, block_table }];
         let batch = BatchView { sequences: &sequences, positions: &positions };
         let mut times = [Vec::new(), Vec::new()];
         for _ in 0..repeats {

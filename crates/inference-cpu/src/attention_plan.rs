@@ -215,6 +215,7 @@ mod tests {
                     len: *len,
                     position: *position,
                     prompt_len: 1,
+                    adapter: None,
                     block_table: Vec::new(),
                 })
                 .collect();
@@ -271,6 +272,7 @@ mod tests {
             len: 1,
             position: 4096,
             prompt_len: 1,
+            adapter: None,
             block_table: Vec::new(),
         };
         let batch = BatchView { sequences: &[sequence], positions: &[] };

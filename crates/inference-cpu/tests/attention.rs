@@ -64,6 +64,7 @@ fn step(
             len: to - from,
             position: *from,
             prompt_len: sequence.len,
+            adapter: None,
             block_table: sequence.block_table.clone(),
         });
         positions.extend(*from..*to);
@@ -212,6 +213,7 @@ fn batches_that_do_not_fit_are_errors() {
         len: 5,
         position: 0,
         prompt_len: 5,
+        adapter: None,
         block_table: a.block_table.clone(),
     };
     let mut cache = ops.kv_cache(&layout(&spec, KvDtype::F32)).unwrap();

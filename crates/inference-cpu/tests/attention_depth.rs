@@ -131,7 +131,7 @@ fn step(
     let (k, v) = (tensor(&sequence.k, spec.num_kv_heads), tensor(&sequence.v, spec.num_kv_heads));
     let block_table = sequence.block_table.clone();
     let sequences =
-        [StepSequence { start: 0, len, position: from, prompt_len: sequence.len, block_table }];
+        [StepSequence { start: 0, len, position: from, prompt_len: sequence.len, adapter: None, block_table }];
     let positions: Vec<usize> = (from..to).collect();
     let batch = BatchView { sequences: &sequences, positions: &positions };
     let out = ops.attention(&q, &k, &v, cache.map(|cache| (cache, 0)), &batch, spec).unwrap();

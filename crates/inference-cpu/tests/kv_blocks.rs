@@ -47,7 +47,7 @@ fn attend(
 ) -> Vec<u32> {
     let len = to - from;
     let sequences =
-        [StepSequence { start: 0, len, position: from, prompt_len: to, block_table: table.into() }];
+        [StepSequence { start: 0, len, position: from, prompt_len: to, adapter: None, block_table: table.into() }];
     let positions: Vec<usize> = (from..to).collect();
     let batch = BatchView { sequences: &sequences, positions: &positions };
     let part = |heads, seed| values(to, heads, seed).narrow(0, from, len).unwrap();

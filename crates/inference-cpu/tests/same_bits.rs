@@ -67,6 +67,7 @@ fn run(
                 len: to - from,
                 position: from,
                 prompt_len: prompts[sequence].len(),
+                adapter: None,
                 block_table: blocks.collect(),
             });
             batch.tokens.extend(&prompts[sequence][from..to]);

@@ -156,6 +156,7 @@ fn run(decoder: &Decoder, prompts: &[Vec<u32>], steps: &Steps, cached: bool) -> 
                 len: to - from,
                 position: from,
                 prompt_len: prompts[sequence].len(),
+                adapter: None,
                 block_table: (0..8u32).map(|b| b * 8 + sequence as u32).collect(),
             });
             tokens.extend(&prompts[sequence][from..to]);
@@ -261,7 +262,7 @@ fn a_cache_of_somebody_else_is_an_error() {
     };
     let mut cache = reference::kv_cache(&Device::Cpu, &layout).unwrap();
     let block_table = vec![0];
-    let sequence = StepSequence { start: 0, len: 1, position: 0, prompt_len: 1, block_table };
+    let sequence = StepSequence { start: 0, len: 1, position: 0, prompt_len: 1, adapter: None, block_table };
     let batch = BatchView { sequences: &[sequence], positions: &[0] };
     let error: Error = fused.forward(&[1], &batch, Some(&mut *cache), &[0]).unwrap_err();
     assert!(error.to_string().contains("another implementation"), "{error}");

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use inference_core::probe::{Phase, ProbeEvent};
 use inference_core::{Error, FinishReason, Result, TokenId};
 
+use crate::adapters::AdapterLease;
 use crate::engine_thread::{CANCEL_POLL, Engine, Fatal};
 use crate::kv_memory::BlockTable;
 use crate::prefix_cache::{Prefix, Scope};
@@ -141,8 +142,11 @@ impl Engine {
         };
         let class = self.sharing_class(prompt_len);
         if let Some(submission) = self.waiting.get_mut(&rank).filter(|_| !again) {
-            // Other frequencies: the prompt is computed as if there were none.
-            submission.restored.take_if(|bytes| bytes.class != class);
+            // Other frequencies, or weights: the prompt is computed as if there
+            // were none.
+            let adapter = submission.adapter.as_ref().map(AdapterLease::id);
+            let fits = |bytes: &KvBytes| bytes.class == class && bytes.adapter == adapter;
+            submission.restored.take_if(|bytes| !fits(bytes));
         }
         let (ids, adapter, limit, restored) = if again {
             let sequence = self.aside.get(&rank).ok_or(GONE)?;
@@ -152,7 +156,7 @@ impl Engine {
             let restored = submission.restored.as_ref().map_or(0, |bytes| bytes.positions);
             (&submission.ids, &submission.adapter, submission.cache_limit(), restored)
         };
-        let scope = Scope { adapter: adapter.clone(), class };
+        let scope = Scope { adapter: adapter.as_ref().map(AdapterLease::id), class };
         let chunk = if again { ids.len() } else { self.options.step_token_budget };
         let mut prefix = self.kv.find(&scope, ids, limit);
         if prefix.len < restored.min(limit) {

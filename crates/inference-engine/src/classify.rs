@@ -17,12 +17,9 @@ const DEFAULT_TOP: usize = 5;
 /// # Errors
 ///
 /// `InvalidOption` for `top` outside 0 to 100 and for an empty or repeated
-/// label, `Unsupported` for an adapter or for labels without a tokenizer.
+/// label, `Unsupported` for labels without a tokenizer.
 pub(crate) fn validate(requirements: &Requirements, options: &ClassifyOptions) -> Result<()> {
     options.validate()?;
-    if options.adapter.is_some() {
-        return Err(requirements.no_adapters());
-    }
     if options.labels.is_empty() {
         return Ok(());
     }

@@ -10,6 +10,7 @@ use inference_core::probe::{Phase, ProbeBus, ProbeEvent, ProbeKind, RequestId};
 use inference_core::{Error, FinishReason, ModelMetrics, Result};
 use inference_text::Tokenizer;
 
+use crate::adapters::AdapterLease;
 use crate::exporter::Exporter;
 use crate::kv_memory::KvMemory;
 use crate::mailbox::{Inspection, Mail, Mailbox};
@@ -261,12 +262,16 @@ impl Engine {
     /// Answers looks at attention, between steps.
     fn inspect(&mut self, inspections: Vec<Inspection>) -> Result<(), Fatal> {
         let mut fatal = Ok(());
-        for Inspection { ids, reply } in inspections {
+        for Inspection { ids, adapter, reply } in inspections {
             if let Err(Fatal(error)) = &fatal {
                 let _ = reply.send(Err(error.clone()));
                 continue;
             }
-            let snapshot = catch_unwind(AssertUnwindSafe(|| self.runner.inspect_attention(&ids)));
+            let snapshot = catch_unwind(AssertUnwindSafe(|| {
+                let id = adapter.as_ref().map(AdapterLease::id);
+                self.runner.inspect_attention(&ids, id)
+            }));
+            drop(adapter);
             let snapshot = snapshot.unwrap_or_else(|panic| {
                 let error = panic_error(&*panic);
                 self.mailbox.refuse(&error);
@@ -295,7 +300,7 @@ impl Engine {
 
     pub(crate) fn active_bytes(&self) -> u64 {
         let memory = self.memory;
-        memory.weights + memory.activations + memory.kv_block * self.kv.used() as u64
+        memory.weights + memory.adapters + memory.activations + memory.kv_block * self.kv.used() as u64
     }
 
     pub(crate) fn update_meter(&self, change: impl FnOnce(&mut ModelMetrics)) {

@@ -148,7 +148,7 @@
 //! **Prefix cache.** If the runner has [`KvBlocks`] and
 //! [`prefix_cache`](EngineOptions::prefix_cache) is on, full blocks of running
 //! and all blocks of ended sequences can be found by what they hold: by a hash
-//! chain over the token ids, per adapter and
+//! chain over the token ids, per adapter (its weights, not its name) and
 //! [sharing class](KvBlocks::sharing_class). Tokens are compared before a hit
 //! is believed. A sequence that begins the same uses the same blocks, each
 //! counting its users; a block of which only the first tokens are of use is
@@ -256,6 +256,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod adapters;
 mod admission;
 mod block_pool;
 mod channel;
@@ -298,6 +299,7 @@ mod tests;
 #[cfg(all(test, feature = "loom-tests"))]
 mod loom_tests;
 
+pub use adapters::{AdapterId, AdapterLease, AdapterSource};
 pub use model::EngineModel;
 pub use options::EngineOptions;
 pub use parts::ModelParts;

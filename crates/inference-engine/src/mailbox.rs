@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use inference_core::{AttentionSnapshot, Error, Result, TokenId};
 
+use crate::adapters::AdapterLease;
 use crate::channel::wake;
 use crate::submission::Submission;
 use crate::sync::{Condvar, Mutex, MutexGuard};
@@ -15,6 +16,7 @@ use crate::sync::{Condvar, Mutex, MutexGuard};
 #[derive(Debug)]
 pub(crate) struct Inspection {
     pub(crate) ids: Vec<TokenId>,
+    pub(crate) adapter: Option<AdapterLease>,
     pub(crate) reply: mpsc::Sender<Result<AttentionSnapshot>>,
 }
 

@@ -9,11 +9,12 @@ use std::time::Instant;
 
 use inference_core::probe::RequestId;
 use inference_core::{
-    AttentionInspector, AttentionSnapshot, BatchItem, BatchStream, Classification, ClassifyOptions,
+    Adapters, AttentionInspector, AttentionSnapshot, BatchItem, BatchStream, Classification, ClassifyOptions,
     Error, GenerateOptions, LogitRows, ModelInfo, ModelMetrics, Prompt, PromptLogits, Result,
     Scorer, SequenceState, TextModel, TokenId, TokenSource, TokenStream, TrainableModel,
 };
 
+use crate::adapters::AdapterLease;
 use crate::channel::channel;
 use crate::classify::{classification, label_tokens, validate};
 use crate::engine_thread::{CANCEL_POLL, Engine, panic_error, totals};
@@ -113,15 +114,16 @@ impl EngineModel {
         group: &Group,
         when_full: WhenFull,
     ) -> Result<Box<dyn TokenSource>> {
-        let (ids, plan) = self.requirements.generation(prompt, options)?;
+        let (ids, mut plan) = self.requirements.generation(prompt, options)?;
+        let adapter = plan.adapter.take();
         let (sender, reader) = channel(self.channel_capacity, Arc::clone(&self.mailbox));
         let id = self.request_id();
-        let span = request_span(id, ids.len());
+        let span = request_span(id, ids.len(), adapter.as_ref());
         group.lock().unwrap_or_else(PoisonError::into_inner).push_back(Submission {
             id,
             restored,
             ids,
-            adapter: plan.adapter.clone(),
+            adapter,
             priority: plan.priority,
             rank: Rank::default(),
             deadline: plan.deadline,
@@ -134,16 +136,20 @@ impl EngineModel {
         Ok(Box::new(EngineSource::new(id, mailbox, reader, group, when_full)))
     }
 
-    /// A request for logits of a prompt, without priority, adapter, deadline
-    /// and token.
-    pub(crate) fn prefill(&self, ids: Vec<TokenId>, task: PrefillTask) -> Submission {
+    /// A request for logits of a prompt, without priority, deadline and token.
+    pub(crate) fn prefill(
+        &self,
+        ids: Vec<TokenId>,
+        adapter: Option<AdapterLease>,
+        task: PrefillTask,
+    ) -> Submission {
         let id = self.request_id();
-        let span = request_span(id, ids.len());
+        let span = request_span(id, ids.len(), adapter.as_ref());
         Submission {
             id,
             restored: None,
             ids,
-            adapter: None,
+            adapter,
             priority: 0,
             rank: Rank::default(),
             deadline: None,
@@ -227,6 +233,8 @@ impl TextModel for EngineModel {
     ) -> Result<Vec<Result<Classification>>> {
         self.check_may_wait()?;
         validate(&self.requirements, options)?;
+        // Also where there is no prompt; until all of them have it.
+        let adapter = self.requirements.adapter(options.adapter.as_deref())?;
         let options = Arc::new(options.clone());
         let (reply, replies) = mpsc::channel();
         let mut results: Vec<Option<Result<Classification>>> = Vec::new();
@@ -246,7 +254,8 @@ impl TextModel for EngineModel {
                         reply: reply.clone(),
                     });
                     let task = PrefillTask { all_rows: false, consumer };
-                    let mut submission = self.prefill(ids, task);
+                    let adapter = self.requirements.adapter(options.adapter.as_deref())?;
+                    let mut submission = self.prefill(ids, adapter, task);
                     submission.deadline = options.deadline;
                     submission.cancel.clone_from(&options.cancel);
                     submissions.push_back(submission);
@@ -254,7 +263,7 @@ impl TextModel for EngineModel {
                 }
             }
         }
-        drop(reply);
+        drop((reply, adapter));
         let expected = submissions.len();
         self.submit_all(submissions)?;
         for _ in 0..expected {
@@ -319,6 +328,10 @@ impl TextModel for EngineModel {
         self.inspects_attention.then_some(self)
     }
 
+    fn as_adapters(&self) -> Option<&dyn Adapters> {
+        self.requirements.parts.adapters.as_ref().map(|_| self as &dyn Adapters)
+    }
+
     fn as_state(&self) -> Option<&dyn SequenceState> {
         self.requirements.kv_format.as_ref().map(|_| self as &dyn SequenceState)
     }
@@ -364,7 +377,8 @@ impl Scorer for EngineModel {
         })?;
         let (reply, replies) = mpsc::channel();
         let consumer = Box::new(Collector { values, reply });
-        let submission = self.prefill(ids, PrefillTask { all_rows, consumer });
+        let adapter = self.requirements.adapter(None)?;
+        let submission = self.prefill(ids, adapter, PrefillTask { all_rows, consumer });
         self.mailbox.submit(submission)?;
         let values = self.answer(&replies)??;
         Ok(PromptLogits::new(vocab_size, values))
@@ -376,7 +390,8 @@ impl AttentionInspector for EngineModel {
         self.check_may_wait()?;
         let ids = self.requirements.prompt_ids(&prompt, self.requirements.context_len())?;
         let (reply, replies) = mpsc::channel();
-        self.mailbox.inspect(Inspection { ids, reply })?;
+        let adapter = self.requirements.adapter(None)?;
+        self.mailbox.inspect(Inspection { ids, adapter, reply })?;
         self.answer(&replies)?
     }
 }

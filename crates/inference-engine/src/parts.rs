@@ -5,6 +5,8 @@ use std::sync::Arc;
 use inference_core::{GenerateOptions, ModelInfo, TokenId, TrainableModel};
 use inference_text::{ChatTemplate, Tokenizer};
 
+use crate::adapters::AdapterSource;
+
 /// What a model is made of besides its [`ModelRunner`](crate::ModelRunner).
 ///
 /// Without a tokenizer the model works on ids alone: prompts are
@@ -32,6 +34,9 @@ pub struct ModelParts {
     /// Training of the model that runs; it must not keep the model's memory
     /// alive.
     pub trainable: Option<Arc<dyn TrainableModel>>,
+    /// The adapters that requests choose from; `None` where the runner knows
+    /// none.
+    pub adapters: Option<Arc<dyn AdapterSource>>,
 }
 
 impl ModelParts {
@@ -47,6 +52,7 @@ impl ModelParts {
             eos: Vec::new(),
             identity: None,
             trainable: None,
+            adapters: None,
         }
     }
 
@@ -82,6 +88,13 @@ impl ModelParts {
     #[must_use]
     pub fn with_trainable(mut self, trainable: Arc<dyn TrainableModel>) -> Self {
         self.trainable = Some(trainable);
+        self
+    }
+
+    /// Sets the adapters that requests choose from.
+    #[must_use]
+    pub fn with_adapters(mut self, adapters: Arc<dyn AdapterSource>) -> Self {
+        self.adapters = Some(adapters);
         self
     }
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use inference_core::TokenId;
 
-use crate::BlockId;
+use crate::adapters::AdapterId;
+use crate::runner::BlockId;
 
 /// Sequences of one scope may share the keys and values of a common prefix.
 ///
@@ -16,8 +17,9 @@ use crate::BlockId;
 /// model.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Scope {
-    /// The adapter that changes the weights, by name.
-    pub(crate) adapter: Option<Arc<str>>,
+    /// The adapter that changes the weights: not by its name, which may come to
+    /// stand for others.
+    pub(crate) adapter: Option<AdapterId>,
     /// [`KvBlocks::sharing_class`](crate::KvBlocks::sharing_class).
     pub(crate) class: u64,
 }

@@ -2,7 +2,6 @@
 //! refused is refused here, before anything is queued.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Instant;
 
 use inference_core::{
@@ -10,6 +9,7 @@ use inference_core::{
 };
 use inference_text::Tokenizer;
 
+use crate::adapters::AdapterLease;
 use crate::identity::KvFormat;
 use crate::parts::ModelParts;
 use crate::rng::draw_seed;
@@ -32,7 +32,7 @@ pub(crate) struct GeneratePlan {
     pub(crate) logits: bool,
     /// Most tokens to draft per step; 0 is off.
     pub(crate) prompt_lookup: usize,
-    pub(crate) adapter: Option<Arc<str>>,
+    pub(crate) adapter: Option<AdapterLease>,
     pub(crate) priority: i32,
     pub(crate) deadline: Option<Instant>,
     pub(crate) cancel: Option<CancelToken>,
@@ -198,9 +198,6 @@ impl Requirements {
     fn resolve(&self, options: GenerateOptions) -> Result<GeneratePlan> {
         let options = options.or(&self.parts.defaults);
         options.validate()?;
-        if options.adapter.is_some() {
-            return Err(self.no_adapters());
-        }
         let prompt_lookup = options.prompt_lookup.unwrap_or(0);
         if prompt_lookup > 0 && !self.has_kv_blocks {
             return Err(Error::unsupported(self.subject(), "prompt_lookup"));
@@ -219,6 +216,7 @@ impl Requirements {
         if !options.ignore_eos.unwrap_or(false) {
             stop_tokens.extend(&self.parts.eos);
         }
+        let adapter = self.adapter(options.adapter.as_deref())?;
         Ok(GeneratePlan {
             max_tokens,
             min_tokens,
@@ -229,8 +227,7 @@ impl Requirements {
             logprobs: options.logprobs,
             logits: options.logits.unwrap_or(false),
             prompt_lookup,
-            // None yet; see the refusal above.
-            adapter: None,
+            adapter,
             priority: options.priority.unwrap_or(0),
             deadline: options.deadline,
             cancel: options.cancel,

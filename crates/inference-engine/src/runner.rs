@@ -2,6 +2,8 @@
 
 use inference_core::{AttentionSnapshot, Error, Result, TokenId};
 
+use crate::adapters::AdapterId;
+
 /// The index of a KV block in a runner's pool.
 pub type BlockId = u32;
 
@@ -48,6 +50,10 @@ pub struct StepSequence {
     /// does not depend on how the prompt is cut into steps; keys of a prefix
     /// may be shared only by sequences for which the choice is the same.
     pub prompt_len: usize,
+    /// The adapter that changes the weights for it, the same in all its steps.
+    /// There while a request holds an [`AdapterLease`](crate::AdapterLease) on
+    /// it.
+    pub adapter: Option<AdapterId>,
     /// Its blocks: position `p` lives in block `block_table[p / block_size]`,
     /// slot `p % block_size`. Long enough for `position + len`.
     pub block_table: Vec<BlockId>,
@@ -69,6 +75,8 @@ pub struct StepBatch {
 pub struct MemoryUsage {
     /// Weights.
     pub weights: u64,
+    /// Adapters.
+    pub adapters: u64,
     /// One KV block.
     pub kv_block: u64,
     /// The activations of the largest step so far.
@@ -117,15 +125,19 @@ pub trait ModelRunner: Send {
         false
     }
 
-    /// Post-rotary queries and keys of one prefill of `ids`, without touching
-    /// the KV pool.
+    /// Post-rotary queries and keys of one prefill of `ids` with an adapter,
+    /// without touching the KV pool.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Unsupported`](inference_core::ErrorKind::Unsupported) by
     /// default.
-    fn inspect_attention(&mut self, ids: &[TokenId]) -> Result<AttentionSnapshot> {
-        let _ = ids;
+    fn inspect_attention(
+        &mut self,
+        ids: &[TokenId],
+        adapter: Option<AdapterId>,
+    ) -> Result<AttentionSnapshot> {
+        let _ = (ids, adapter);
         Err(Error::unsupported("this model runner", "attention_probe"))
     }
 }

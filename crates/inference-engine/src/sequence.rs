@@ -8,6 +8,7 @@ use inference_core::probe::{Phase, ProbeBus, ProbeEvent, ProbeKind, RequestId};
 use inference_core::{CancelToken, Error, FinishReason, GenerateMetrics, TokenId};
 use inference_text::Tokenizer;
 
+use crate::adapters::AdapterLease;
 use crate::generation::Generation;
 use crate::kv_memory::BlockTable;
 use crate::meter::StepTally;
@@ -24,7 +25,8 @@ pub(crate) struct Sequence {
     /// Tokens of `ids` whose keys and values are in the blocks.
     pub(crate) computed: usize,
     pub(crate) table: BlockTable,
-    pub(crate) adapter: Option<Arc<str>>,
+    /// Given back before its reader hears of the end.
+    pub(crate) adapter: Option<AdapterLease>,
     pub(crate) work: Work,
     pub(crate) rank: Rank,
     /// The most tokens of `ids` whose keys and values it had before it was last
@@ -337,6 +339,7 @@ impl Sequence {
     /// Ends it: tells its reader. The caller has its blocks.
     pub(crate) fn end(self, ending: Ending, active_bytes: u64) -> Option<FinishReason> {
         let now = Instant::now();
+        drop(self.adapter);
         let _entered = self.span.enter();
         tracing::debug!(?ending, "ends");
         self.span.record("cached", self.cached_prompt_tokens);

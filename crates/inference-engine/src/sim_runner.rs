@@ -32,6 +32,7 @@ use std::collections::BTreeSet;
 
 use inference_core::{AttentionSnapshot, Error, LayerAttention, Result, TokenId};
 
+use crate::adapters::AdapterId;
 use crate::runner::{
     BlockId, KvBlocks, MemoryUsage, ModelRunner, RunnerSpec, StepBatch, StepSequence,
 };
@@ -376,14 +377,23 @@ impl ModelRunner for SimRunner {
     /// 1000 bytes of weights, 10 per block, and 1 per token of the largest
     /// step.
     fn memory(&self) -> MemoryUsage {
-        MemoryUsage { weights: 1000, kv_block: 10, activations: self.largest_step as u64 }
+        MemoryUsage {
+            weights: 1000,
+            adapters: 0,
+            kv_block: 10,
+            activations: self.largest_step as u64,
+        }
     }
 
     fn inspects_attention(&self) -> bool {
         self.inspects_attention
     }
 
-    fn inspect_attention(&mut self, ids: &[TokenId]) -> Result<AttentionSnapshot> {
+    fn inspect_attention(
+        &mut self,
+        ids: &[TokenId],
+        _: Option<AdapterId>,
+    ) -> Result<AttentionSnapshot> {
         let values: Vec<f32> = ids.iter().map(|id| *id as f32).collect();
         let layer = LayerAttention::new(0, [1, 1, 1], values.clone(), values);
         Ok(AttentionSnapshot::new(ids.to_vec(), vec![layer]))

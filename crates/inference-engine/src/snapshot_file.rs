@@ -70,6 +70,10 @@ pub(crate) fn save(snapshot: &EngineSnapshot, path: &Path) -> Result<()> {
     if identity.model.is_none() {
         return Err(without_identity());
     }
+    if kv.adapter.is_some() {
+        // Nothing in a file could say which.
+        return Err(Error::unsupported("a sequence with an adapter", "snapshot files"));
+    }
     let ids: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
     let mut fields = fields(identity, kv.positions, kv.class);
     fields.push(("checksum", checksum(&fields, &ids, &kv.bytes)));
@@ -191,7 +195,7 @@ pub(crate) fn load(
     let id = |bytes: &[u8]| bytes.iter().rev().fold(0, |id, byte| id << 8 | TokenId::from(*byte));
     let ids: Vec<TokenId> = ids.chunks_exact(size_of::<TokenId>()).map(id).collect();
     requirements.check_ids("an id of the snapshot", &ids)?;
-    let kv = Arc::new(KvBytes { class, positions, bytes: kv });
+    let kv = Arc::new(KvBytes { class, adapter: None, positions, bytes: kv });
     Ok(EngineSnapshot { identity: Arc::clone(identity), ids, kv })
 }
 

@@ -9,6 +9,7 @@ use inference_core::{
     Error, GenerateOptions, Prompt, Result, SequenceState, StateSnapshot, TokenId, TokenStream,
 };
 
+use crate::adapters::AdapterLease;
 use crate::engine_thread::{Engine, Fatal};
 use crate::identity::Identity;
 use crate::model::EngineModel;
@@ -61,7 +62,8 @@ impl SequenceState for EngineModel {
         let (reply, replies) = mpsc::channel();
         let consumer = Box::new(KvCollector { bytes: None, reply });
         let task = PrefillTask { all_rows: false, consumer };
-        self.mailbox.submit(self.prefill(ids.clone(), task))?;
+        let adapter = self.requirements.adapter(None)?;
+        self.mailbox.submit(self.prefill(ids.clone(), adapter, task))?;
         let kv = Arc::new(self.answer(&replies)??);
         Ok(Arc::new(EngineSnapshot { identity, ids, kv }))
     }
@@ -147,6 +149,7 @@ impl Engine {
     fn read_kv(&mut self, slot: usize) -> Result<KvBytes> {
         let sequence = &self.running[slot];
         let (positions, prompt_len) = (sequence.computed, sequence.prompt_len);
+        let adapter = sequence.adapter.as_ref().map(AdapterLease::id);
         let blocks = sequence.table.blocks().to_vec();
         let class = self.sharing_class(prompt_len);
         let size = self.spec.block_size;
@@ -168,7 +171,7 @@ impl Engine {
             }
             Ok(())
         })?;
-        Ok(KvBytes { class, positions, bytes })
+        Ok(KvBytes { class, adapter, positions, bytes })
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 use inference_core::probe::{Phase, ProbeEvent};
 use inference_core::{Error, Result};
 
+use crate::adapters::AdapterLease;
 use crate::engine_thread::{Engine, Fatal, panic_error};
 use crate::generation::output_panic;
 use crate::meter::StepTally;
@@ -94,6 +95,7 @@ impl Engine {
             len: 0,
             position: 0,
             prompt_len: 0,
+            adapter: None,
             block_table: Vec::new(),
         });
         for (&share, entry) in shares.iter().zip(sequences) {
@@ -102,6 +104,7 @@ impl Engine {
             entry.len = share.len + share.drafts;
             entry.position = sequence.computed;
             entry.prompt_len = sequence.prompt_len;
+            entry.adapter = sequence.adapter.as_ref().map(AdapterLease::id);
             entry.block_table.clear();
             entry.block_table.extend_from_slice(sequence.table.blocks());
             tokens.extend(sequence.tokens(share));

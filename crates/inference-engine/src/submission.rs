@@ -10,6 +10,7 @@ use inference_core::{
 };
 use tracing::{Span, field};
 
+use crate::adapters::{AdapterId, AdapterLease};
 use crate::channel::TokenSender;
 use crate::request::GeneratePlan;
 use crate::scheduler::Rank;
@@ -21,11 +22,11 @@ pub(crate) struct Submission {
     /// The prompt, at least one token, all inside the vocabulary.
     pub(crate) ids: Vec<TokenId>,
     /// Keys and values of a prefix of `ids`, for positions that the prefix
-    /// cache does not have. Of no use where the sharing class of this prompt is
-    /// another than theirs.
+    /// cache does not have. Of no use where the sharing class of this prompt, or
+    /// the adapter, is another than theirs.
     pub(crate) restored: Option<Arc<KvBytes>>,
     /// The adapter that changes the weights for it.
-    pub(crate) adapter: Option<Arc<str>>,
+    pub(crate) adapter: Option<AdapterLease>,
     pub(crate) priority: i32,
     /// Given as it enters the queue.
     pub(crate) rank: Rank,
@@ -42,6 +43,8 @@ pub(crate) struct KvBytes {
     /// The [sharing class](crate::KvBlocks::sharing_class) of the prompt that
     /// they were computed for.
     pub(crate) class: u64,
+    /// The adapter that they were computed with.
+    pub(crate) adapter: Option<AdapterId>,
     /// How many, from position 0.
     pub(crate) positions: usize,
     /// What [`KvBlocks::read_block`](crate::KvBlocks::read_block) returned, one
@@ -64,11 +67,16 @@ impl std::fmt::Debug for KvBytes {
 }
 
 /// The span of a request, below that of its caller.
-pub(crate) fn request_span(id: RequestId, prompt_tokens: usize) -> Span {
+pub(crate) fn request_span(
+    id: RequestId,
+    prompt_tokens: usize,
+    adapter: Option<&AdapterLease>,
+) -> Span {
     tracing::info_span!(
         "request",
         id = id.0,
         prompt_tokens,
+        adapter = adapter.map(AdapterLease::name),
         cached = field::Empty,
         generated = field::Empty,
         reason = field::Empty,
@@ -150,6 +158,7 @@ impl Submission {
         let reason = outcome.as_ref().map_or("error", FinishReason::name);
         self.span.record("reason", reason);
         tracing::debug!(?outcome, "ends before it ran");
+        drop(self.adapter);
         match self.task {
             Task::Generate(plan, sender) => {
                 let waited = self.submitted.elapsed();
@@ -215,7 +224,7 @@ impl Submission {
             deadline: None,
             cancel: None,
             submitted: Instant::now(),
-            span: request_span(id, 3),
+            span: request_span(id, 3, None),
             task: Task::Prefill(PrefillTask { all_rows: false, consumer: Box::new(Nobody) }),
         }
     }

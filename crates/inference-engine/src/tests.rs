@@ -1,5 +1,6 @@
 //! The engine over the simulated runner.
 
+mod adapters;
 mod backpressure;
 mod batching;
 mod cancelling;

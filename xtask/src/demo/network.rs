@@ -32,6 +32,7 @@ impl Network {
                 len,
                 position: 0,
                 prompt_len: len,
+                adapter: None,
                 block_table: Vec::new(),
             })
             .collect();

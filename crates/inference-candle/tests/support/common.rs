@@ -23,7 +23,8 @@ pub(crate) fn decoder(dir: &Path) -> Decoder {
 /// One sequence that begins at the batch's first token, in blocks 0, 1, ….
 pub(crate) fn sequence(position: usize, len: usize, prompt_len: usize) -> StepSequence {
     let block_table = (0..64).collect();
-    StepSequence { start: 0, len, position, prompt_len, block_table }
+    StepSequence { start: 0, len, position, prompt_len, adapter: None, block_table }
+ block_table }
 }
 
 /// Logits of the rows of one sequence.

@@ -2,8 +2,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use super::*;
 
-fn scope(adapter: Option<&str>, class: u64) -> Scope {
-    Scope { adapter: adapter.map(Into::into), class }
+fn scope(adapter: Option<AdapterId>, class: u64) -> Scope {
+    Scope { adapter, class }
 }
 
 /// Keeps `ids` in blocks `first..`, as a sequence does that then ends.
@@ -31,16 +31,17 @@ fn store<S: BuildHasher>(
 
 #[test]
 fn scopes_share_nothing() {
+    let [a, b] = [AdapterId::unique(), AdapterId::unique()];
     let mut cache = PrefixCache::new(2);
     let own = scope(None, 0);
     store(&mut cache, &own, &[1, 2, 3], 0);
     assert_eq!(cache.find(&own, &[1, 2, 3, 4], 4).len, 3);
-    for other in [scope(None, 1), scope(Some("a"), 0), scope(Some("b"), 0)] {
+    for other in [scope(None, 1), scope(Some(a), 0), scope(Some(b), 0)] {
         assert_eq!(cache.find(&other, &[1, 2, 3], 3), Prefix::default());
     }
-    store(&mut cache, &scope(Some("a"), 0), &[1, 2], 5);
-    assert_eq!(cache.find(&scope(Some("a"), 0), &[1, 2], 2).blocks, [5]);
-    assert_eq!(cache.find(&scope(Some("b"), 0), &[1, 2], 2), Prefix::default());
+    store(&mut cache, &scope(Some(a), 0), &[1, 2], 5);
+    assert_eq!(cache.find(&scope(Some(a), 0), &[1, 2], 2).blocks, [5]);
+    assert_eq!(cache.find(&scope(Some(b), 0), &[1, 2], 2), Prefix::default());
 }
 
 #[test]

@@ -13,6 +13,7 @@ fn batch(sequences: &[(usize, &[TokenId], BlockId)]) -> StepBatch {
             len: tokens.len(),
             position: *position,
             prompt_len: tokens.len(),
+            adapter: None,
             block_table: vec![*block],
         });
     }

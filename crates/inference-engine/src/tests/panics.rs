@@ -105,7 +105,7 @@ fn prefill(id: u32, at: At) -> (Submission, mpsc::Receiver<Result<()>>) {
         deadline: None,
         cancel: None,
         submitted: Instant::now(),
-        span: request_span(id, 3),
+        span: request_span(id, 3, None),
         task: Task::Prefill(task),
     };
     (submission, reply)

@@ -206,38 +206,6 @@ fn who_followed_goes_on_when_the_other_ends() {
     assert_idle(&model);
 }
 
-/// A prompt's logits for an adapter by name.
-fn with_adapter(model: &EngineModel, prompt: &[TokenId], adapter: Option<&str>) -> u64 {
-    struct Signal(std::sync::mpsc::Sender<()>);
-    impl RowConsumer for Signal {
-        fn row(&mut self, _: &[f32]) {}
-        fn end(self: Box<Self>, end: inference_core::Result<()>) {
-            end.unwrap();
-            self.0.send(()).unwrap();
-        }
-    }
-    let before = model.metrics().cached_prompt_tokens;
-    let (sender, ended) = std::sync::mpsc::channel();
-    let task = PrefillTask { all_rows: false, consumer: Box::new(Signal(sender)) };
-    let mut submission = model.prefill(prompt.to_vec(), task);
-    submission.adapter = adapter.map(Arc::from);
-    model.mailbox.submit(submission).unwrap();
-    ended.recv().unwrap();
-    model.metrics().cached_prompt_tokens - before
-}
-
-#[test]
-fn keys_and_values_of_an_adapter_are_its_own() {
-    let (model, _) = model(SimSpec::default(), EngineOptions::new());
-    let prompt = numbers(0..20);
-    for adapter in [None, Some("a"), Some("b")] {
-        assert_eq!(with_adapter(&model, &prompt, adapter), 0, "{adapter:?}");
-        assert_eq!(with_adapter(&model, &prompt, adapter), 19, "{adapter:?}");
-    }
-    assert_eq!(with_adapter(&model, &prompt, None), 19);
-    assert_idle(&model);
-}
-
 /// Blocks that are only kept do not keep a request waiting.
 #[test]
 fn kept_blocks_give_way() {
