@@ -5,7 +5,9 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use inference_core::{Error, Result};
 
+use crate::decoder_adapter::{AdaptedMap, LayerMap};
 use crate::norm::maybe;
+use crate::project::project;
 use crate::{AttentionSpec, BatchView, KvCache, Linear, Norm, Ops, QkNorm, RopeAngles};
 
 /// `x + scale * norm(output(attention(rope(q), rope(k), v)))`, with queries,
@@ -63,9 +65,12 @@ pub fn attention_block<O: Ops + ?Sized>(
     let heads = |x: Tensor, heads: usize| {
         x.reshape(((), heads, head_dim)).map_err(|e| Error::engine("attention block", e))
     };
-    let mut q = ops.apply(&block.query, &input)?;
-    let mut k = ops.apply(&block.key, &input)?;
-    let v = heads(ops.apply(&block.value, &input)?, num_kv_heads)?;
+    let map = |map: &Arc<dyn Linear>, kind: LayerMap, x: &Tensor| {
+        project(ops, map, AdaptedMap::Layer(block.layer, kind), x, step.batch.adapters)
+    };
+    let mut q = map(&block.query, LayerMap::Query, &input)?;
+    let mut k = map(&block.key, LayerMap::Key, &input)?;
+    let v = heads(map(&block.value, LayerMap::Value, &input)?, num_kv_heads)?;
     if let Some((QkNorm::AllHeads, q_norm, k_norm)) = &block.qk_norm {
         (q, k) = (q_norm.forward(ops, &q)?, k_norm.forward(ops, &k)?);
     }
@@ -81,6 +86,7 @@ pub fn attention_block<O: Ops + ?Sized>(
     }
     let cache = cache.map(|cache| (cache, block.layer));
     let attended = ops.attention(&q, &k, &v, cache, step.batch, &block.spec)?;
-    let output = maybe(block.output_norm.as_ref(), ops, ops.apply(&block.output, &attended)?)?;
+    let output = map(&block.output, LayerMap::Output, &attended)?;
+    let output = maybe(block.output_norm.as_ref(), ops, output)?;
     ops.add_scaled(x, &output, block.residual_scale)
 }

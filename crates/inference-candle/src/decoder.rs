@@ -5,7 +5,9 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 use inference_core::{Error, Quantization, Result};
 
+use crate::decoder_adapter::AdaptedMap;
 use crate::layer_weights::{LayerWeights, ModelWeights, Storage};
+use crate::project::{AdapterRows, project};
 use crate::{
     AttentionBlock, AttentionSpec, BatchView, DecoderConfig, KvCache, Linear, MlpBlock, Norm, Ops,
     Rope, StepContext, Weight, WeightSource, WeightType,
@@ -150,6 +152,13 @@ impl Decoder {
             let found = format!("{end} and {positions} for {} tokens", tokens.len());
             return invalid("batch", expected.to_owned(), found);
         }
+        for group in batch.adapters {
+            let outside = group.rows.last().is_none_or(|row| *row as usize >= tokens.len());
+            if outside || !group.rows.is_sorted_by(|a, b| a < b) {
+                let expected = format!("ascending rows below {}, at least one", tokens.len());
+                return invalid("rows of an adapter", expected, format!("{:?}", group.rows));
+            }
+        }
         Ok(())
     }
 
@@ -244,7 +253,7 @@ pub fn step<O: Ops + ?Sized>(
     let mut x = scaled(ops.embedding(&decoder.embedding, tokens)?, config.embedding_scale)?;
     for layer in &decoder.layers {
         x = ops.attention_block(&layer.attention, &x, &context, reborrow(&mut cache))?;
-        x = ops.mlp_block(&layer.mlp, &x)?;
+        x = ops.mlp_block(&layer.mlp, &x, &context)?;
     }
     if logit_rows.is_empty() {
         // A part of a prompt that only fills the KV pool.
@@ -257,8 +266,9 @@ pub fn step<O: Ops + ?Sized>(
         x = x.index_select(&rows, 0).map_err(error)?;
     }
     let x = decoder.final_norm.forward(ops, &x)?;
-    let logits = scaled(ops.apply(&decoder.head, &x)?, config.logit_scale)?;
-    capped(logits, config.logit_softcap)
+    let adapters = AdapterRows::select(batch.adapters, logit_rows);
+    let logits = project(ops, &decoder.head, AdaptedMap::Head, &x, &adapters)?;
+    capped(scaled(logits, config.logit_scale)?, config.logit_softcap)
 }
 
 /// `cap * tanh(x / cap)`, where there is a cap.
@@ -321,6 +331,7 @@ fn build_layer(
         residual_scale: config.residual_scale,
     };
     let mlp = MlpBlock {
+        layer: index,
         input_norm: maybe_norm(&weights.mlp_norm)?,
         output_norm: maybe_norm(&weights.post_mlp_norm)?,
         mlp: weights.mlp.build(config, ops)?,

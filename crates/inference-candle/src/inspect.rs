@@ -7,8 +7,8 @@ use inference_core::{AttentionSnapshot, Error, LayerAttention, Result};
 use inference_engine::StepSequence;
 
 use crate::{
-    Activation, AttentionSpec, BatchView, Decoder, KvCache, KvLayout, Linear, Ops, Weight,
-    reference,
+    Activation, AdapterRows, AttentionSpec, BatchView, Decoder, KvCache, KvLayout, Linear, Ops,
+    Weight, reference,
 };
 
 /// Post-rotary queries and keys of one prefill of `ids`, per layer and head;
@@ -17,12 +17,22 @@ use crate::{
 /// # Errors
 ///
 /// As [`Decoder::forward`].
-pub(crate) fn inspect_attention(decoder: &Decoder, ids: &[u32]) -> Result<AttentionSnapshot> {
+pub(crate) fn inspect_attention(
+    decoder: &Decoder,
+    ids: &[u32],
+    adapters: &[AdapterRows<'_>],
+) -> Result<AttentionSnapshot> {
     let len = ids.len();
-    let sequences =
-        [StepSequence { start: 0, len, position: 0, prompt_len: len, adapter: None, block_table: Vec::new() }];
+    let sequences = [StepSequence {
+        start: 0,
+        len,
+        position: 0,
+        prompt_len: len,
+        adapter: None,
+        block_table: Vec::new(),
+    }];
     let positions: Vec<usize> = (0..len).collect();
-    let batch = BatchView { sequences: &sequences, positions: &positions };
+    let batch = BatchView { sequences: &sequences, positions: &positions, adapters };
     decoder.check(ids, &batch, &[])?;
     let tap = Tap { ops: Arc::clone(decoder.ops()), layers: Mutex::default() };
     reference::step(&tap, decoder, ids, &batch, None, &[len - 1])?;

@@ -142,7 +142,7 @@
 //! let block_table = Vec::new();
 //! let first = StepSequence { start: 0, len: 3, position: 0, prompt_len: 3, adapter: None, block_table };
 //! let sequences = [first.clone(), StepSequence { start: 3, ..first }];
-//! let batch = BatchView { sequences: &sequences, positions: &[0, 1, 2, 0, 1, 2] };
+//! let batch = BatchView { sequences: &sequences, positions: &[0, 1, 2, 0, 1, 2], adapters: &[] };
 //! let logits = decoder.forward(&[1, 2, 3, 4, 5, 6], &batch, None, &[0, 1, 2, 3, 4, 5])?;
 //! assert_eq!(logits.dims(), [6, 16]);
 //! let gradients = logits.sqr()?.mean_all()?.backward()?;
@@ -183,11 +183,13 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod accepts;
+mod adapter_pool;
 mod attention_block;
 mod capabilities;
 mod checkpoint;
 mod config;
 mod decoder;
+mod decoder_adapter;
 mod extra;
 mod files;
 mod generation_config;
@@ -204,6 +206,7 @@ mod module_table;
 mod moe;
 mod norm;
 mod ops;
+mod project;
 mod quantize;
 mod quantized;
 pub mod reference;
@@ -214,6 +217,7 @@ mod weight;
 mod weights;
 
 pub use accepts::accepts;
+pub use adapter_pool::{AdapterPool, DEFAULT_ADAPTER_BUDGET};
 pub use attention_block::{AttentionBlock, StepContext};
 pub use capabilities::capabilities;
 pub use config::{
@@ -221,6 +225,7 @@ pub use config::{
     WeightNames, architectures, gguf_architectures,
 };
 pub use decoder::{Decoder, DecoderLayer};
+pub use decoder_adapter::{AdaptedMap, DecoderAdapter, Factors, LayerMap, MapDelta};
 pub use extra::extra_architectures;
 pub use files::ModelFiles;
 pub use kv_cache::{KvCache, KvLayout};
@@ -232,6 +237,7 @@ pub use mlp_block::{GatedMlp, Mlp, MlpBlock};
 pub use moe::{ExpertRows, Moe, Routing};
 pub use norm::Norm;
 pub use ops::{Activation, AttentionSpec, BatchView, Linear, Ops};
+pub use project::{AdapterRows, project};
 pub use quantize::{FileType, QuantizeOptions, QuantizeReport, quantize_model};
 pub(crate) use quantized::quantization_methods;
 pub use quantized::{QuantizationScheme, QuantizedWeights};

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use inference_core::{
-    Error, LoadOptions, ModelInfo, ModelSource, Precision, ProgressEvent, Result, TextModel,
+    Adapters as _, DEFAULT_ADAPTER, Error, LoadOptions, ModelInfo, ModelSource, Precision,
+    ProgressEvent, Result, TextModel,
 };
 use inference_engine::{EngineModel, EngineOptions, ModelParts};
 
@@ -30,7 +31,8 @@ use crate::{CandleRunner, Decoder, DecoderConfig, ModelFiles, Ops, ReferenceOps}
 /// [`DEFAULT_KV_BUDGET`](crate::DEFAULT_KV_BUDGET); where the budget is too
 /// small for one sequence of the model's own context, the context is reduced
 /// and progress says so. Keys and values are f32 unless `kv_dtype` says
-/// otherwise.
+/// otherwise. The adapter at `adapter_path` is loaded under the name
+/// [`DEFAULT_ADAPTER`]; see [`AdapterPool`](crate::AdapterPool).
 ///
 /// # Errors
 ///
@@ -47,7 +49,6 @@ pub fn load_model(
     ops: Arc<dyn Ops>,
 ) -> Result<Arc<dyn TextModel>> {
     options.validate()?;
-    refuse_options(backend, options)?;
     let engine = EngineOptions::for_load(options)?;
 
     #[cfg(feature = "extra-architectures")]
@@ -104,7 +105,15 @@ pub fn load_model(
         kv_blocks = plan.layout.num_blocks,
         "model loaded"
     );
-    let runner = CandleRunner::new(decoder, cache, plan.context_len);
+    let mut runner = CandleRunner::new(decoder, cache, plan.context_len);
+    if let Some(budget) = options.adapter_budget {
+        runner = runner.with_adapter_budget(budget);
+    }
+    let adapters = runner.adapters();
+    if let Some(path) = &options.adapter_path {
+        adapters.load(DEFAULT_ADAPTER, path, options.adapter_scale.unwrap_or(1.0))?;
+    }
+    let parts = parts.with_adapters(Arc::new(adapters));
     let model: Arc<dyn TextModel> = EngineModel::start(Box::new(runner), parts, engine)?;
     Ok(model)
 }
@@ -133,14 +142,6 @@ pub fn load_on_device(
     let precision = options.precision.unwrap_or(Precision::Fast);
     let ops = ReferenceOps::new(open()?).with_precision(precision);
     load_model(backend, source, options, Arc::new(ops))
-}
-
-/// Refuses what no backend on Candle implements.
-fn refuse_options(backend: &str, options: &LoadOptions) -> Result<()> {
-    if options.adapter_path.is_some() {
-        return Err(Error::unsupported(backend, "adapter_path"));
-    }
-    Ok(())
 }
 
 /// Refuses to split a model between device and host: all layers are on the

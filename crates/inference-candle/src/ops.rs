@@ -8,7 +8,10 @@ use candle_core::{Device, Tensor};
 use inference_core::{Error, Precision, Result};
 use inference_engine::StepSequence;
 
-use crate::{AttentionBlock, Decoder, KvCache, KvLayout, MlpBlock, StepContext, Weight, reference};
+use crate::{
+    AdapterRows, AttentionBlock, Decoder, KvCache, KvLayout, MlpBlock, StepContext, Weight,
+    reference,
+};
 
 /// An affine map, `[tokens, in] -> [tokens, out]`: dense, quantized, or
 /// wrapped by an adapter.
@@ -110,6 +113,9 @@ pub struct BatchView<'a> {
     pub sequences: &'a [StepSequence],
     /// The position of each token in its sequence, `[tokens]`.
     pub positions: &'a [usize],
+    /// The adapters of the step and their rows; rows of none are the model's
+    /// own.
+    pub adapters: &'a [AdapterRows<'a>],
 }
 
 /// The operations of one device.
@@ -150,6 +156,17 @@ pub trait Ops: Send + Sync + fmt::Debug {
     /// As [`Linear::forward`].
     fn apply(&self, map: &Arc<dyn Linear>, x: &Tensor) -> Result<Tensor> {
         map.forward(x)
+    }
+
+    /// Maps of weights with biases that come and go together, as an adapter's
+    /// do: what was made of them is freed with the last of the maps, and a
+    /// weight that is a tensor does not change any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`linear`](Self::linear).
+    fn adapter_maps(&self, weights: &[(Weight, Option<Weight>)]) -> Result<Vec<Arc<dyn Linear>>> {
+        weights.iter().map(|(weight, bias)| self.linear(weight, bias.as_ref())).collect()
     }
 
     /// A KV pool.
@@ -231,8 +248,8 @@ pub trait Ops: Send + Sync + fmt::Debug {
 
     /// The MLP half of a layer, mixtures of experts included, `[tokens,
     /// hidden]` to the same, residual connection included.
-    fn mlp_block(&self, block: &MlpBlock, x: &Tensor) -> Result<Tensor> {
-        reference::mlp_block(self, block, x)
+    fn mlp_block(&self, block: &MlpBlock, x: &Tensor, step: &StepContext<'_>) -> Result<Tensor> {
+        reference::mlp_block(self, block, x, step)
     }
 
     /// The whole step, from token ids to logits `[logit_rows, vocab]`; the

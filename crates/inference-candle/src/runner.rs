@@ -3,16 +3,20 @@
 use std::sync::Arc;
 
 use inference_core::{AttentionSnapshot, Error, ErrorKind, Result, TokenId};
-use inference_engine::{BlockId, KvBlocks, MemoryUsage, ModelRunner, RunnerSpec, StepBatch};
+use inference_engine::{
+    AdapterId, BlockId, KvBlocks, MemoryUsage, ModelRunner, RunnerSpec, StepBatch,
+};
 
+use crate::adapter_pool::{AdapterPool, Shared};
 use crate::inspect::inspect_attention;
 use crate::rope::sharing_class;
-use crate::{BatchView, Decoder, KvCache, MlpSpec};
+use crate::{AdapterRows, BatchView, Decoder, KvCache, MlpSpec};
 
 /// A decoder with its KV pool, as the engine runs it.
 #[derive(Debug)]
 pub struct CandleRunner {
     decoder: Arc<Decoder>,
+    adapters: Arc<Shared>,
     cache: Box<dyn KvCache>,
     spec: RunnerSpec,
     memory: MemoryUsage,
@@ -36,12 +40,27 @@ impl CandleRunner {
             kv_block: layout.block_bytes(),
             ..MemoryUsage::default()
         };
-        Self { decoder, cache, spec, memory }
+        let adapters = Shared::new(Arc::clone(&decoder));
+        Self { decoder, adapters, cache, spec, memory }
+    }
+
+    /// Sets how many bytes adapters may take; by default
+    /// [`DEFAULT_ADAPTER_BUDGET`](crate::DEFAULT_ADAPTER_BUDGET).
+    #[must_use]
+    pub fn with_adapter_budget(self, bytes: u64) -> Self {
+        self.adapters.set_budget(bytes);
+        self
+    }
+
+    /// The adapters of its sequences.
+    #[must_use]
+    pub fn adapters(&self) -> AdapterPool {
+        AdapterPool::new(&self.adapters)
     }
 
     /// The decoder.
     #[must_use]
-    pub fn decoder(&self) -> &Decoder {
+    pub fn decoder(&self) -> &Arc<Decoder> {
         &self.decoder
     }
 
@@ -93,7 +112,21 @@ impl ModelRunner for CandleRunner {
         self.check(batch)?;
         let positions: Vec<usize> =
             batch.sequences.iter().flat_map(|s| s.position..s.position + s.len).collect();
-        let view = BatchView { sequences: &batch.sequences, positions: &positions };
+        let mut ids: Vec<AdapterId> = batch.sequences.iter().filter_map(|s| s.adapter).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let held = if ids.is_empty() { Vec::new() } else { self.adapters.held(&ids)? };
+        let rows = |id: &AdapterId| {
+            let of = batch.sequences.iter().filter(|s| s.adapter == Some(*id));
+            of.flat_map(|s| s.start as u32..(s.start + s.len) as u32).collect()
+        };
+        let adapters: Vec<AdapterRows<'_>> = ids
+            .iter()
+            .zip(&held)
+            .map(|(id, (adapter, scale))| AdapterRows { adapter, scale: *scale, rows: rows(id) })
+            .collect();
+        let view =
+            BatchView { sequences: &batch.sequences, positions: &positions, adapters: &adapters };
         let cache: &mut dyn KvCache = &mut *self.cache;
         let logits = self.decoder.forward(&batch.tokens, &view, Some(cache), &batch.logit_rows)?;
         self.memory.activations = self.memory.activations.max(self.activation_bytes(batch));
@@ -113,19 +146,29 @@ impl ModelRunner for CandleRunner {
     }
 
     fn memory(&self) -> MemoryUsage {
-        self.memory
+        MemoryUsage { adapters: self.adapters.bytes(), ..self.memory }
     }
 
     fn inspects_attention(&self) -> bool {
         true
     }
 
-    fn inspect_attention(&mut self, ids: &[TokenId]) -> Result<AttentionSnapshot> {
+    fn inspect_attention(
+        &mut self,
+        ids: &[TokenId],
+        adapter: Option<AdapterId>,
+    ) -> Result<AttentionSnapshot> {
         if ids.is_empty() || ids.len() > self.spec.context_len {
             let expected = format!("1 to {} tokens", self.spec.context_len);
             return Err(Error::invalid_input("prompt", expected, ids.len().to_string()));
         }
-        inspect_attention(&self.decoder, ids)
+        let held = self.adapters.held(adapter.as_slice())?;
+        let rows = || (0..ids.len() as u32).collect();
+        let adapters: Vec<_> = held
+            .iter()
+            .map(|(adapter, scale)| AdapterRows { adapter, scale: *scale, rows: rows() })
+            .collect();
+        inspect_attention(&self.decoder, ids, &adapters)
     }
 }
 

@@ -43,7 +43,7 @@ fn batched_is_alone() {
             tokens.extend(ids_in);
             rows.push(tokens.len() - 1);
         }
-        let batch = BatchView { sequences: &sequences, positions: &positions };
+        let batch = BatchView { sequences: &sequences, positions: &positions, adapters: &[] };
         let mut pool = cache(&decoder, KvDtype::F32);
         let cached = decoder.forward(&tokens, &batch, Some(&mut *pool), &rows).unwrap();
         let plain = decoder.forward(&tokens, &batch, None, &rows).unwrap();
@@ -89,7 +89,7 @@ fn loss(decoder: &Decoder, sequences: &[Vec<u32>]) -> Tensor {
         .map(|index| StepSequence { start: index * len, ..sequence(0, len, len) })
         .collect();
     let positions: Vec<usize> = sequences.iter().flat_map(|_| 0..len).collect();
-    let batch = BatchView { sequences: &views, positions: &positions };
+    let batch = BatchView { sequences: &views, positions: &positions, adapters: &[] };
     let rows: Vec<usize> = (0..tokens.len()).collect();
     let logits = decoder.forward(&tokens, &batch, None, &rows).unwrap();
     let max = logits.max_keepdim(1).unwrap().detach();
@@ -147,7 +147,7 @@ fn training_batches_are_what_sequences_are_alone() {
         [&a, &b].map(|ids| forward(&decoder, ids, sequence(0, 20, 20), None, &rows).concat());
     let views = [sequence(0, 20, 20), StepSequence { start: 20, ..sequence(0, 20, 20) }];
     let positions: Vec<usize> = (0..20).chain(0..20).collect();
-    let batch = BatchView { sequences: &views, positions: &positions };
+    let batch = BatchView { sequences: &views, positions: &positions, adapters: &[] };
     let rows: Vec<usize> = (0..40).collect();
     let both = decoder.forward(&[a, b].concat(), &batch, None, &rows).unwrap();
     let both: Vec<f32> = both.flatten_all().unwrap().to_vec1().unwrap();
@@ -163,7 +163,7 @@ fn inspected_attention_is_post_rotary() {
     let mut runner = CandleRunner::new(decoder, pool, 64);
     assert!(runner.inspects_attention());
     let prompt = [1, 403, 407, 261];
-    let snapshot = runner.inspect_attention(&prompt).unwrap();
+    let snapshot = runner.inspect_attention(&prompt, None).unwrap();
     assert_eq!((snapshot.ids.as_slice(), snapshot.layers.len()), (&prompt[..], 5));
 
     let files = ModelFiles::new(&ModelSource::from(dir)).unwrap();
@@ -205,7 +205,7 @@ fn inspected_attention_is_post_rotary() {
             }
         }
     }
-    let empty = runner.inspect_attention(&[]).unwrap_err();
+    let empty = runner.inspect_attention(&[], None).unwrap_err();
     assert_eq!(empty.kind(), ErrorKind::InvalidInput);
 }
 

@@ -79,7 +79,8 @@ fn options_that_cannot_be_honoured_are_refused_by_name() {
     let source = ModelSource::from(dir);
     let new = LoadOptions::new;
     for (options, kind, name) in [
-        (new().with_adapter_path("x"), ErrorKind::Unsupported, "adapter_path"),
+        (new().with_adapter_path("no/such/adapter"), ErrorKind::Io, "no/such/adapter"),
+        (new().with_adapter_scale(2.0), ErrorKind::InvalidOption, "adapter_scale"),
         (new().with_gpu_layers(3), ErrorKind::Unsupported, "gpu_layers"),
         (new().with_context_len(257), ErrorKind::InvalidOption, "context_len"),
         (new().with_parallel_slots(5000), ErrorKind::InvalidOption, "parallel_slots"),

@@ -68,7 +68,6 @@ fn naive_attention(q: &[f32], k: &[f32], v: &[f32], len: usize, spec: &Attention
 
 fn sequence(start: usize, len: usize, position: usize, block_table: Vec<u32>) -> StepSequence {
     StepSequence { start, len, position, prompt_len: position + len, adapter: None, block_table }
- block_table }
 }
 
 proptest! {
@@ -121,7 +120,7 @@ proptest! {
             start += len;
         }
         let positions: Vec<usize> = lengths.iter().flat_map(|len| 0..*len).collect();
-        let batch = BatchView { sequences: &sequences, positions: &positions };
+        let batch = BatchView { sequences: &sequences, positions: &positions, adapters: &[] };
         let whole = ops.attention(&tq, &tk, &tv, None, &batch, &spec).unwrap();
         assert_close(&flat(&whole), &expected, 2e-6);
 
@@ -162,7 +161,7 @@ proptest! {
             let rows = Tensor::new(rows.as_slice(), &Device::Cpu).unwrap();
             let select = |x: &Tensor| x.index_select(&rows, 0).unwrap();
             let views: Vec<StepSequence> = sequences.iter().map(|(_, s)| s.clone()).collect();
-            let batch = BatchView { sequences: &views, positions: &positions };
+            let batch = BatchView { sequences: &views, positions: &positions, adapters: &[] };
             let out = ops
                 .attention(
                     &select(&tq), &select(&tk), &select(&tv), Some((&mut *cache, 1)), &batch, &spec,
@@ -338,7 +337,7 @@ fn gradients_are_finite_differences() {
     let norm = tensor(&numbers(8, 14), &[8]);
     let loss = |x: &Tensor| -> Tensor {
         let positions = [0, 1, 2, 0, 1, 2];
-        let batch = BatchView { sequences: &sequences, positions: &positions };
+        let batch = BatchView { sequences: &sequences, positions: &positions, adapters: &[] };
         let weight = Weight::from_tensor("x", x.clone());
         let rows = ops.embedding(&weight, &[0, 1, 2, 3, 4, 5]).unwrap();
         let rows = ops.rms_norm(&rows, &norm, 1e-5).unwrap();

@@ -154,7 +154,7 @@ fn angles_are_each_sequences_own() {
         block_table: Vec::new(),
     };
     let sequences = [sequence(0, 2, 1, 3), sequence(2, 1, 6, 7)];
-    let batch = BatchView { sequences: &sequences, positions: &[1, 2, 6] };
+    let batch = BatchView { sequences: &sequences, positions: &[1, 2, 6], adapters: &[] };
     let angles = rope.angles(&batch, &Device::Cpu).unwrap();
     let sin = angles.sin.to_vec2::<f32>().unwrap();
     for (row, (position, prompt_len)) in sin.iter().zip([(1.0, 3), (2.0, 3), (6.0, 7)]) {

@@ -225,16 +225,29 @@ pub struct AdapterInfo {
     pub scale: f32,
     /// Number of adapter parameters.
     pub total_params: usize,
+    /// Bytes of its tensors; 0 where the backend does not say.
+    pub bytes: u64,
+    /// Whether it is in memory. One that had to make room for others is read
+    /// again for the next request that names it.
+    pub resident: bool,
 }
 
 impl AdapterInfo {
-    /// A description of a loaded adapter.
+    /// A description of an adapter in memory.
     pub fn new(name: impl Into<String>, rank: usize, scale: f32, total_params: usize) -> Self {
-        Self { name: name.into(), rank, scale, total_params }
+        Self { name: name.into(), rank, scale, total_params, bytes: 0, resident: true }
     }
 }
 
+/// The name under which [`LoadOptions::adapter_path`](crate::LoadOptions::adapter_path)
+/// is loaded: what a request uses that names no adapter, as long as an adapter
+/// has it. Without one, such requests use the model itself.
+pub const DEFAULT_ADAPTER: &str = "default";
+
 /// The adapters that requests of a model can choose from.
+///
+/// A request keeps what it began with: an adapter that is replaced, or has
+/// another scale, changes later requests.
 pub trait Adapters: Send + Sync {
     /// Loads the adapter at `path` under `name`, replacing one of that name.
     ///

@@ -112,6 +112,7 @@ fn refuse_load_options(options: &LoadOptions) -> Result<()> {
         ("gpu_layers", options.gpu_layers.is_some_and(|layers| layers != -1)),
         ("parallel_slots", options.parallel_slots.is_some()),
         ("adapter_path", options.adapter_path.is_some()),
+        ("adapter_budget", options.adapter_budget.is_some()),
         ("quantize", options.quantize.is_some()),
         ("kv_dtype", options.kv_dtype.is_some()),
         ("kv_budget", options.kv_budget.is_some()),

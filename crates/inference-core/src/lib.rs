@@ -257,7 +257,9 @@ mod training;
 /// The registration crate that [`BackendRegistration`] is submitted to.
 pub use inventory;
 
-pub use adapter::{Adapter, AdapterDtype, AdapterInfo, Adapters, LoraConfig, LoraInit};
+pub use adapter::{
+    Adapter, AdapterDtype, AdapterInfo, Adapters, DEFAULT_ADAPTER, LoraConfig, LoraInit,
+};
 pub use attention::{AttentionInspector, AttentionSnapshot, LayerAttention};
 pub use backend::{Availability, Backend, DeviceInfo};
 pub use batch::{BatchItem, BatchOutput, BatchStream};

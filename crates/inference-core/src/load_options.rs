@@ -164,8 +164,15 @@ pub struct LoadOptions {
     pub gpu_layers: Option<i32>,
     /// Most sequences that run at once, at least 1. Default: the backend's.
     pub parallel_slots: Option<usize>,
-    /// An adapter to apply, loaded with the model.
+    /// An adapter to apply, loaded with the model: under the name
+    /// [`DEFAULT_ADAPTER`](crate::DEFAULT_ADAPTER), for requests that name none.
     pub adapter_path: Option<PathBuf>,
+    /// Factor on top of the scaling of the adapter at
+    /// [`adapter_path`](Self::adapter_path). Default: 1.
+    pub adapter_scale: Option<f32>,
+    /// Most bytes of adapters in memory. Those that no request uses make room
+    /// for others. Default: the backend's.
+    pub adapter_budget: Option<u64>,
     /// Quantize dense weights to this type while loading.
     pub quantize: Option<QuantizeType>,
     /// How products with quantized weights are computed. Default:
@@ -246,6 +253,20 @@ impl LoadOptions {
     #[must_use]
     pub fn with_adapter_path(mut self, path: impl Into<PathBuf>) -> Self {
         self.adapter_path = Some(path.into());
+        self
+    }
+
+    /// Sets the factor on top of that adapter's scaling.
+    #[must_use]
+    pub fn with_adapter_scale(mut self, scale: f32) -> Self {
+        self.adapter_scale = Some(scale);
+        self
+    }
+
+    /// Sets the most bytes of adapters in memory.
+    #[must_use]
+    pub fn with_adapter_budget(mut self, bytes: u64) -> Self {
+        self.adapter_budget = Some(bytes);
         self
     }
 
@@ -364,6 +385,8 @@ impl LoadOptions {
             gpu_layers,
             parallel_slots,
             adapter_path,
+            adapter_scale,
+            adapter_budget,
             quantize,
             precision,
             kv_dtype,
@@ -404,6 +427,8 @@ impl LoadOptions {
             gpu_layers,
             parallel_slots,
             adapter_path,
+            adapter_scale,
+            adapter_budget,
             quantize,
             precision,
             kv_dtype,
@@ -438,6 +463,18 @@ impl LoadOptions {
         }
         if let Some(layers) = self.gpu_layers.filter(|n| *n < -1) {
             return Err(Error::invalid_option("gpu_layers", layers, "-1 (all) or more"));
+        }
+        if let Some(scale) = self.adapter_scale {
+            if !scale.is_finite() {
+                return Err(Error::invalid_option("adapter_scale", scale, "a finite number"));
+            }
+            if self.adapter_path.is_none() {
+                let expected = "unset, or together with adapter_path";
+                return Err(Error::invalid_option("adapter_scale", scale, expected));
+            }
+        }
+        if self.adapter_budget == Some(0) {
+            return Err(Error::invalid_option("adapter_budget", 0, "at least 1 byte"));
         }
         if self.kv_budget == Some(0) {
             return Err(Error::invalid_option("kv_budget", 0, "at least 1 byte"));

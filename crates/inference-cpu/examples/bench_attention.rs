@@ -75,9 +75,10 @@ fn ours(
         let v = random(len, spec.num_kv_heads, spec.head_dim)?;
         let prompt_len = position + len;
         let block_table = block_table.clone();
-        let sequences = [StepSequence { start: 0, len, position, prompt_len, adapter: None, block_table }];
+        let sequences =
+            [StepSequence { start: 0, len, position, prompt_len, adapter: None, block_table }];
         let positions: Vec<usize> = (position..position + len).collect();
-        let batch = BatchView { sequences: &sequences, positions: &positions };
+        let batch = BatchView { sequences: &sequences, positions: &positions, adapters: &[] };
         best(repeats, || ops.attention(&q, &k, &v, Some((&mut *cache, 0)), &batch, spec))
     };
     if depth > 0 {

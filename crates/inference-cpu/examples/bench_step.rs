@@ -46,8 +46,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         let positions: Vec<usize> = (position..position + len).collect();
         let block_table = (0..20).collect();
         let prompt_len = position + len;
-        let sequences = [StepSequence { start: 0, len, position, prompt_len, adapter: None, block_table }];
-        let batch = BatchView { sequences: &sequences, positions: &positions };
+        let sequences =
+            [StepSequence { start: 0, len, position, prompt_len, adapter: None, block_table }];
+        let batch = BatchView { sequences: &sequences, positions: &positions, adapters: &[] };
         let mut times = [Vec::new(), Vec::new()];
         for _ in 0..repeats {
             let start = Instant::now();

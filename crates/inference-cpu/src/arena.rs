@@ -8,6 +8,19 @@ const WINDOW: usize = 256;
 /// How many times larger than needed buffers may be and are kept.
 const SLACK: usize = 4;
 
+/// Buffers of adapters, for the rows that one changes.
+#[derive(Default)]
+pub(crate) struct AdapterBuffers {
+    /// Rows of the input that do not lie together, `[rows, in]`.
+    pub(crate) gathered: Vec<f32>,
+    /// The input times `A`, `[rows, rank]`.
+    pub(crate) low: Vec<f32>,
+    /// That times `B`, `[rows, out]`.
+    pub(crate) high: Vec<f32>,
+    /// What maps in the place of the model's give, `[rows, out]`.
+    pub(crate) replaced: Vec<f32>,
+}
+
 /// Buffers that grow to what the largest step needs. What one holds at the
 /// beginning of a step means nothing.
 #[derive(Default)]
@@ -30,6 +43,8 @@ pub(crate) struct Arena {
     pub(crate) gate: Vec<f32>,
     /// As the gate.
     pub(crate) up: Vec<f32>,
+    /// What adapters need.
+    pub(crate) adapters: AdapterBuffers,
     /// The rows that buffers are large enough for.
     rows: usize,
     /// The most rows of a step of this window, and its steps.

@@ -219,7 +219,7 @@ mod tests {
                     block_table: Vec::new(),
                 })
                 .collect();
-            let batch = BatchView { sequences: &sequences, positions: &[] };
+            let batch = BatchView { sequences: &sequences, positions: &[], adapters: &[] };
             let num_heads = group * num_kv_heads;
             let spec = AttentionSpec {
                 num_heads, num_kv_heads, head_dim: 24, scale: 1.0, softcap: None, window,
@@ -275,7 +275,7 @@ mod tests {
             adapter: None,
             block_table: Vec::new(),
         };
-        let batch = BatchView { sequences: &[sequence], positions: &[] };
+        let batch = BatchView { sequences: &[sequence], positions: &[], adapters: &[] };
         let spec = AttentionSpec {
             num_heads: 3,
             num_kv_heads: 1,

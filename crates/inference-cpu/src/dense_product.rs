@@ -71,6 +71,41 @@ impl DenseProduct {
         Ok(Self { kernels, workers, weight: packed, name, in_features, out_features, bias })
     }
 
+    /// As [`new`](Self::new), from a weight that does not change any more, also
+    /// where it is a tensor.
+    pub(crate) fn frozen(
+        kernels: &'static Kernels,
+        workers: Workers,
+        memory: &WeightMemory,
+        weight: &Weight,
+        bias: Option<&Weight>,
+    ) -> Result<Self> {
+        let mut this = Self::new(kernels, workers, memory, weight, bias)?;
+        if let (DenseWeight::Live(_), Some(tensor)) = (&this.weight, weight.as_tensor()) {
+            let tensor = Contiguous::new(tensor, "weight")?;
+            let elements = tensor.elements()?;
+            let workers = &this.workers;
+            this.weight = match elements.any()? {
+                AnyFloats::F32(rows) => DenseWeight::F32(panels_of(workers, memory, weight, rows)?),
+                AnyFloats::F16(rows) => DenseWeight::F16(panels_of(workers, memory, weight, rows)?),
+                AnyFloats::Bf16(rows) => {
+                    DenseWeight::Bf16(panels_of(workers, memory, weight, rows)?)
+                }
+            };
+        }
+        Ok(this)
+    }
+
+    /// Bytes of the panels of a weight.
+    pub(crate) fn packed_bytes(weight: &Weight) -> usize {
+        let size = match weight.kind() {
+            WeightType::Dense(dtype) => dtype.size_in_bytes(),
+            _ => 0,
+        };
+        let panels = weight.rows().div_ceil(PANEL).saturating_mul(weight.columns());
+        panels.saturating_mul(PANEL).saturating_mul(size)
+    }
+
     /// The shapes are checked, and the output is not empty.
     fn packed<'a, T: Element>(
         &'a self,
@@ -293,9 +328,21 @@ fn packed<T: Element + Default>(
     weight: &Weight,
     bytes: &[u8],
 ) -> Result<Allocation> {
-    let (n, k) = matrix(weight)?;
     let rows: &[T] = bytemuck::try_cast_slice(bytes)
         .map_err(|error| Error::engine_message(format!("tensor `{}`: {error}", weight.name())))?;
+    let memory = panels_of(workers, memory, weight, rows)?;
+    weight.release_pages();
+    Ok(memory)
+}
+
+/// The panels of a weight's rows, packed by all workers.
+fn panels_of<T: Element + Default>(
+    workers: &Workers,
+    memory: &WeightMemory,
+    weight: &Weight,
+    rows: &[T],
+) -> Result<Allocation> {
+    let (n, k) = matrix(weight)?;
     if rows.len() != n * k {
         return Err(invalid(weight, format!("{n} * {k} elements")));
     }
@@ -308,6 +355,5 @@ fn packed<T: Element + Default>(
     workers.for_each_mut(&mut parts, n * k, |(panel, to)| {
         interleave(rows, k, n, *panel, 0..k, |value| value, to);
     });
-    weight.release_pages();
     Ok(memory)
 }

@@ -96,8 +96,8 @@
 //!
 //! A step is computed on slices of buffers that are kept from one to the next:
 //! the maps of one input are one piece of shared work, gates are activated
-//! where they were computed, and a map that an adapter wraps is called with
-//! tensors, with the same result.
+//! where they were computed. Adapters cost two more pieces for each input,
+//! whatever their number: all products with `A`, and all with `B`.
 //!
 //! The handshake is tried in all orders by loom: `cargo test -p inference-cpu
 //! --features loom-tests --lib loom`.
@@ -123,6 +123,7 @@ mod packed_product;
 mod packed_rows;
 mod packed_weight;
 mod step;
+mod step_adapters;
 mod step_attention;
 mod step_maps;
 mod step_mlp;

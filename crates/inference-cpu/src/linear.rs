@@ -71,25 +71,40 @@ impl Pieces<'_> {
     }
 }
 
-/// Computes several products as one piece of shared work.
+/// Multiply-adds that are not worth being shared: handing out a piece costs as
+/// much as some hundred of them.
+const GRAIN: usize = 1 << 14;
+
+/// Computes several products as one piece of shared work; what is small as one
+/// part of it.
 ///
 /// # Errors
 ///
 /// One of those of the products.
 pub(crate) fn compute_all(workers: &Workers, products: &[Pieces<'_>]) -> Result<()> {
-    let count = products.iter().map(|product| product.count).sum();
     let work = products.iter().map(|product| product.work).sum();
+    let mut count = 0;
+    // Of each product, what comes before it and with it.
+    let mut ends = Vec::with_capacity(products.len());
+    for product in products {
+        count += if product.work < GRAIN { product.count.min(1) } else { product.count };
+        ends.push(count);
+    }
     let failed = OnceLock::new();
-    workers.for_each(count, work, |mut piece| {
-        for product in products {
-            if piece < product.count {
-                if let Err(error) = (product.compute)(piece) {
-                    // Of several errors, any will do.
-                    let _ = failed.set(error);
-                }
-                return;
-            }
-            piece -= product.count;
+    let compute = |product: &Pieces<'_>, piece: usize| {
+        if let Err(error) = (product.compute)(piece) {
+            // Of several errors, any will do.
+            let _ = failed.set(error);
+        }
+    };
+    workers.for_each(count, work, |part| {
+        let index = ends.partition_point(|end| *end <= part);
+        let before = index.checked_sub(1).and_then(|index| ends.get(index)).copied();
+        let Some(product) = products.get(index) else { return };
+        if product.work < GRAIN {
+            (0..product.count).for_each(|piece| compute(product, piece));
+        } else {
+            compute(product, part - before.unwrap_or(0));
         }
     });
     failed.into_inner().map_or(Ok(()), Err)

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::{Device, Tensor};
 use inference_candle::{
     Activation, AttentionSpec, BatchView, Decoder, KvCache, KvLayout, Linear, Mlp, MlpBlock, Norm,
-    Ops, Weight, WeightType, reference,
+    Ops, StepContext, Weight, WeightType, reference,
 };
 use inference_core::{Error, Precision, Result};
 
@@ -205,6 +205,23 @@ impl Ops for CpuOps {
         Ok(Arc::new(CpuLinear { product }))
     }
 
+    fn adapter_maps(&self, weights: &[(Weight, Option<Weight>)]) -> Result<Vec<Arc<dyn Linear>>> {
+        let sizes = weights.iter().map(|(weight, _)| DenseProduct::packed_bytes(weight));
+        let memory = WeightMemory::of(sizes, "an adapter")?;
+        let work = weights.iter().map(|(weight, _)| weight.elem_count()).sum();
+        let mut made: Vec<_> = weights.iter().map(|pair| (pair, None)).collect();
+        self.workers.for_each_mut(&mut made, work, |((weight, bias), made)| {
+            let (kernels, workers) = (self.kernels, self.workers.clone());
+            let bias = bias.as_ref();
+            *made = Some(DenseProduct::frozen(kernels, workers, &memory, weight, bias));
+        });
+        let missing = || Err(Error::engine_message("a map of an adapter was not made"));
+        let map = |product: Option<Result<DenseProduct>>| -> Result<Arc<dyn Linear>> {
+            Ok(Arc::new(CpuLinear { product: Box::new(product.unwrap_or_else(missing)?) }))
+        };
+        made.into_iter().map(|(_, product)| map(product)).collect()
+    }
+
     fn kv_cache(&self, layout: &KvLayout) -> Result<Box<dyn KvCache>> {
         Ok(Box::new(CpuKvCache::new(layout)?))
     }
@@ -306,8 +323,10 @@ impl Ops for CpuOps {
         tensor(sums.collect(), shape)
     }
 
-    fn mlp_block(&self, block: &MlpBlock, x: &Tensor) -> Result<Tensor> {
-        let Mlp::Moe(moe) = &block.mlp else { return reference::mlp_block(self, block, x) };
+    fn mlp_block(&self, block: &MlpBlock, x: &Tensor, step: &StepContext<'_>) -> Result<Tensor> {
+        let Mlp::Moe(moe) = &block.mlp else {
+            return reference::mlp_block(self, block, x, step);
+        };
         let normed = |norm: &Option<Norm>, x: Tensor| match norm {
             Some(norm) => norm.forward(self, &x),
             None => Ok(x),

@@ -3,13 +3,15 @@
 //!
 //! Buffers come from an [`Arena`]; maps of one input share it as
 //! [`Activations`], which are quantized once; what is elementwise is done in
-//! place, in parallel where there are many rows. A map of somebody else's, such
-//! as one that an adapter wraps, is called with tensors.
+//! place, in parallel where there are many rows. Adapters add to what a map
+//! gave. A map of somebody else's is called with tensors.
 
 use std::sync::TryLockError;
 
 use candle_core::{DType, Tensor};
-use inference_candle::{BatchView, Decoder, KvCache, Norm, RopeAngles, StepContext};
+use inference_candle::{
+    AdaptedMap, AdapterRows, BatchView, Decoder, KvCache, Norm, RopeAngles, StepContext,
+};
 use inference_core::{Error, Result};
 
 use crate::CpuOps;
@@ -53,21 +55,21 @@ impl CpuOps {
         }
         for layer in decoder.layers() {
             self.attention_half(&layer.attention, &context, reborrow(&mut cache), arena)?;
-            self.mlp_half(&layer.mlp, tokens.len(), arena)?;
+            self.mlp_half(&layer.mlp, &context, arena)?;
         }
-        self.logits(decoder, tokens.len(), logit_rows, arena)
+        self.logits(decoder, batch, logit_rows, arena)
     }
 
     /// The final norm and the head, of the rows that are asked for.
     fn logits(
         &self,
         decoder: &Decoder,
-        tokens: usize,
+        batch: &BatchView<'_>,
         logit_rows: &[usize],
         arena: &mut Arena,
     ) -> Result<Tensor> {
         let error = |e| Error::engine("decoder", e);
-        let config = decoder.config();
+        let (config, tokens) = (decoder.config(), batch.positions.len());
         if logit_rows.is_empty() {
             // A part of a prompt that only fills the KV pool.
             let shape = (0, config.vocab_size);
@@ -86,6 +88,11 @@ impl CpuOps {
         self.norm_into(decoder.final_norm(), chosen, input)?;
         let mut logits = vec![0.0f32; rows * config.vocab_size];
         self.maps([(&**decoder.head(), &Activations::new(input, hidden), &mut *logits)])?;
+        if batch.adapters.iter().any(|group| group.adapter.delta(AdaptedMap::Head).is_some()) {
+            let groups = AdapterRows::select(batch.adapters, logit_rows);
+            let targets = [(AdaptedMap::Head, &mut *logits)];
+            self.adapt(&groups, 0..rows, input, targets, &mut arena.adapters)?;
+        }
         let mut logits = tensor(logits, (rows, config.vocab_size))?;
         if config.logit_scale != 1.0 {
             logits = logits.affine(f64::from(config.logit_scale), 0.0).map_err(error)?;

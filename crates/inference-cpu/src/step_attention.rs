@@ -1,7 +1,9 @@
 //! The attention half of a layer, on slices.
 
 use candle_core::Tensor;
-use inference_candle::{AttentionBlock, AttentionSpec, KvCache, Norm, QkNorm, StepContext};
+use inference_candle::{
+    AdaptedMap, AttentionBlock, AttentionSpec, KvCache, LayerMap, Norm, QkNorm, StepContext,
+};
 use inference_core::{Error, Result};
 
 use crate::CpuOps;
@@ -20,7 +22,8 @@ impl CpuOps {
         cache: Option<&mut dyn KvCache>,
         arena: &mut Arena,
     ) -> Result<()> {
-        let Arena { x, input, branch, q, k, v, attended, .. } = arena;
+        let Arena { x, input, branch, q, k, v, attended, adapters, .. } = arena;
+        let place = |map: LayerMap| AdaptedMap::Layer(block.layer, map);
         let AttentionSpec { num_heads, num_kv_heads, head_dim, .. } = block.spec;
         let rows = step.batch.positions.len();
         let hidden = block.output.out_features();
@@ -36,6 +39,12 @@ impl CpuOps {
                 (&*block.key, &input, &mut *k),
                 (&*block.value, &input, &mut *v),
             ])?;
+            let targets = [
+                (place(LayerMap::Query), &mut *q),
+                (place(LayerMap::Key), &mut *k),
+                (place(LayerMap::Value), &mut *v),
+            ];
+            self.adapt(step.batch.adapters, 0..rows, input.values(), targets, adapters)?;
         }
         // Norms of all heads of a row or of each: the weight's length says.
         if let Some((QkNorm::AllHeads | QkNorm::PerHead, q_norm, k_norm)) = &block.qk_norm {
@@ -54,6 +63,8 @@ impl CpuOps {
         let output = sized(branch, rows * hidden);
         let width = num_heads * head_dim;
         self.maps([(&*block.output, &Activations::new(attended, width), &mut *output)])?;
+        let targets = [(place(LayerMap::Output), &mut *output)];
+        self.adapt(step.batch.adapters, 0..rows, attended, targets, adapters)?;
         let output = self.maybe_norm(block.output_norm.as_ref(), output, input)?;
         self.add(x, output, block.residual_scale);
         Ok(())

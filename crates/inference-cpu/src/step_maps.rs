@@ -72,7 +72,7 @@ impl CpuOps {
         for (map, x, out) in maps {
             match product(map) {
                 Some(product) => ours.push(product.pieces(x, out)?),
-                // Somebody else's, such as one that an adapter wraps.
+                // Somebody else's.
                 None => {
                     let input = tensor(x.values().to_vec(), (x.rows(), map.in_features()))?;
                     let result = Contiguous::new(&map.forward(&input)?, "linear")?;

@@ -57,6 +57,21 @@ pub(crate) struct Allocation {
 }
 
 impl WeightMemory {
+    /// Memory for allocations of these bytes, in one mapping: so much and,
+    /// where it is small, not in huge pages. It is freed with the last of them.
+    ///
+    /// # Errors
+    ///
+    /// `Exhausted`, naming `purpose`, where there is no memory.
+    pub(crate) fn of(sizes: impl IntoIterator<Item = usize>, purpose: &str) -> Result<Self> {
+        let each = sizes.into_iter().map(|size| size.checked_next_multiple_of(LINE));
+        let total = each.fold(Some(0_usize), |sum, size| sum?.checked_add(size?));
+        let region = total.and_then(|total| Region::map(total, total >= 8 * HUGE));
+        let needed = total.map_or(u64::MAX, |total| total as u64);
+        let exhausted = || Error::exhausted(format!("memory for {purpose}, in bytes"), needed, 0);
+        Ok(Self { last: Arc::new(Mutex::new(Some(region.ok_or_else(exhausted)?))) })
+    }
+
     /// `len` zeros.
     ///
     /// # Errors
@@ -75,7 +90,7 @@ impl WeightMemory {
         };
         let [first, largest] = REGIONS;
         let least = last.as_ref().map_or(first, |last| (2 * last.mapping.len).min(largest));
-        let mut region = Region::map(len.max(least)).ok_or_else(exhausted)?;
+        let mut region = Region::map(len.max(least), true).ok_or_else(exhausted)?;
         let allocation = region.take(len).ok_or_else(exhausted)?;
         *last = Some(region);
         Ok(allocation)
@@ -83,8 +98,13 @@ impl WeightMemory {
 }
 
 impl Region {
-    /// A mapping for at least `len` bytes.
-    fn map(len: usize) -> Option<Self> {
+    /// A mapping for at least `len` bytes, in `huge` pages or not.
+    fn map(len: usize, huge: bool) -> Option<Self> {
+        if !huge {
+            let mut map = MmapMut::map_anon(len.max(LINE)).ok()?;
+            let (start, len) = (map.as_mut_ptr(), map.len());
+            return Some(Self { mapping: Arc::new(Mapping { start, len, _map: map }), taken: 0 });
+        }
         let len = len.checked_next_multiple_of(HUGE)?.checked_add(HUGE)?;
         let mut map = MmapMut::map_anon(len).ok()?;
         #[cfg(target_os = "linux")]
@@ -156,6 +176,20 @@ mod tests {
         }
         for (i, allocation) in all.iter_mut().enumerate() {
             assert!(allocation.bytes_mut().iter().take(5000).all(|byte| *byte == i as u8 + 1));
+        }
+    }
+
+    #[test]
+    fn one_mapping_holds_what_it_was_made_for() {
+        for scale in [1, 1 << 16] {
+            let sizes = [1, 64, 100 * scale, 0, 65];
+            let memory = WeightMemory::of(sizes, "a test").unwrap();
+            let all = sizes.map(|len| memory.allocate(len, "t").unwrap());
+            let mapping = &all[0].mapping;
+            assert!(all.iter().all(|allocation| Arc::ptr_eq(&allocation.mapping, mapping)));
+            let weak = Arc::downgrade(mapping);
+            drop((memory, all));
+            assert!(weak.upgrade().is_none(), "freed with the last of them");
         }
     }
 

@@ -69,7 +69,7 @@ fn step(
         });
         positions.extend(*from..*to);
     }
-    let batch = BatchView { sequences: &sequences, positions: &positions };
+    let batch = BatchView { sequences: &sequences, positions: &positions, adapters: &[] };
     let (q, k, v) = (cat(|s| &s.q), cat(|s| &s.k), cat(|s| &s.v));
     ops.attention(&q, &k, &v, cache.map(|cache| (cache, 1)), &batch, spec).unwrap()
 }
@@ -205,7 +205,7 @@ fn batches_that_do_not_fit_are_errors() {
     let a = sequence(&spec, 5, 0, 1);
     let attend = |sequences: &[StepSequence], cache: Option<&mut dyn KvCache>| {
         let positions: Vec<_> = (0..5).collect();
-        let batch = BatchView { sequences, positions: &positions };
+        let batch = BatchView { sequences, positions: &positions, adapters: &[] };
         ops.attention(&a.q, &a.k, &a.v, cache.map(|cache| (cache, 0)), &batch, &spec)
     };
     let good = StepSequence {

@@ -130,10 +130,16 @@ fn step(
     let q = tensor(&sequence.q, spec.num_heads);
     let (k, v) = (tensor(&sequence.k, spec.num_kv_heads), tensor(&sequence.v, spec.num_kv_heads));
     let block_table = sequence.block_table.clone();
-    let sequences =
-        [StepSequence { start: 0, len, position: from, prompt_len: sequence.len, adapter: None, block_table }];
+    let sequences = [StepSequence {
+        start: 0,
+        len,
+        position: from,
+        prompt_len: sequence.len,
+        adapter: None,
+        block_table,
+    }];
     let positions: Vec<usize> = (from..to).collect();
-    let batch = BatchView { sequences: &sequences, positions: &positions };
+    let batch = BatchView { sequences: &sequences, positions: &positions, adapters: &[] };
     let out = ops.attention(&q, &k, &v, cache.map(|cache| (cache, 0)), &batch, spec).unwrap();
     out.flatten_all().unwrap().to_vec1().unwrap()
 }

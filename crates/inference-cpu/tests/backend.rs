@@ -47,7 +47,7 @@ fn options_that_cannot_be_honoured_are_refused_by_name() {
     let options = LoadOptions::new();
     for (options, name, kind) in [
         (options.clone().with_gpu_layers(2), "gpu_layers", ErrorKind::Unsupported),
-        (options.clone().with_adapter_path("a"), "adapter_path", ErrorKind::Unsupported),
+        (options.clone().with_adapter_path("no/adapter"), "no/adapter", ErrorKind::Io),
         // Heads of 8 elements.
         (options.clone().with_kv_dtype(KvDtype::Q8_0), "kv_dtype", ErrorKind::InvalidOption),
         (options.clone().with_threads(100_000), "threads", ErrorKind::InvalidOption),

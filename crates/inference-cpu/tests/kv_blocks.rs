@@ -46,10 +46,16 @@ fn attend(
     to: usize,
 ) -> Vec<u32> {
     let len = to - from;
-    let sequences =
-        [StepSequence { start: 0, len, position: from, prompt_len: to, adapter: None, block_table: table.into() }];
+    let sequences = [StepSequence {
+        start: 0,
+        len,
+        position: from,
+        prompt_len: to,
+        adapter: None,
+        block_table: table.into(),
+    }];
     let positions: Vec<usize> = (from..to).collect();
-    let batch = BatchView { sequences: &sequences, positions: &positions };
+    let batch = BatchView { sequences: &sequences, positions: &positions, adapters: &[] };
     let part = |heads, seed| values(to, heads, seed).narrow(0, from, len).unwrap();
     (0..2)
         .flat_map(|layer| {

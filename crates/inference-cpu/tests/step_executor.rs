@@ -162,7 +162,7 @@ fn run(decoder: &Decoder, prompts: &[Vec<u32>], steps: &Steps, cached: bool) -> 
             tokens.extend(&prompts[sequence][from..to]);
             positions.extend(from..to);
         }
-        let batch = BatchView { sequences: &sequences, positions: &positions };
+        let batch = BatchView { sequences: &sequences, positions: &positions, adapters: &[] };
         let rows: Vec<usize> = (0..tokens.len()).collect();
         let some: Vec<usize> = rows.iter().rev().step_by(3).copied().collect();
         for rows in [&rows, &some, &Vec::new()] {
@@ -262,8 +262,9 @@ fn a_cache_of_somebody_else_is_an_error() {
     };
     let mut cache = reference::kv_cache(&Device::Cpu, &layout).unwrap();
     let block_table = vec![0];
-    let sequence = StepSequence { start: 0, len: 1, position: 0, prompt_len: 1, adapter: None, block_table };
-    let batch = BatchView { sequences: &[sequence], positions: &[0] };
+    let sequence =
+        StepSequence { start: 0, len: 1, position: 0, prompt_len: 1, adapter: None, block_table };
+    let batch = BatchView { sequences: &[sequence], positions: &[0], adapters: &[] };
     let error: Error = fused.forward(&[1], &batch, Some(&mut *cache), &[0]).unwrap_err();
     assert!(error.to_string().contains("another implementation"), "{error}");
 }

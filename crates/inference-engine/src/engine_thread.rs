@@ -300,7 +300,10 @@ impl Engine {
 
     pub(crate) fn active_bytes(&self) -> u64 {
         let memory = self.memory;
-        memory.weights + memory.adapters + memory.activations + memory.kv_block * self.kv.used() as u64
+        memory.weights
+            + memory.adapters
+            + memory.activations
+            + memory.kv_block * self.kv.used() as u64
     }
 
     pub(crate) fn update_meter(&self, change: impl FnOnce(&mut ModelMetrics)) {

@@ -9,9 +9,10 @@ use std::time::Instant;
 
 use inference_core::probe::RequestId;
 use inference_core::{
-    Adapters, AttentionInspector, AttentionSnapshot, BatchItem, BatchStream, Classification, ClassifyOptions,
-    Error, GenerateOptions, LogitRows, ModelInfo, ModelMetrics, Prompt, PromptLogits, Result,
-    Scorer, SequenceState, TextModel, TokenId, TokenSource, TokenStream, TrainableModel,
+    Adapters, AttentionInspector, AttentionSnapshot, BatchItem, BatchStream, Classification,
+    ClassifyOptions, Error, GenerateOptions, LogitRows, ModelInfo, ModelMetrics, Prompt,
+    PromptLogits, Result, Scorer, SequenceState, TextModel, TokenId, TokenSource, TokenStream,
+    TrainableModel,
 };
 
 use crate::adapters::AdapterLease;

@@ -13,6 +13,7 @@ pub(crate) fn refuse(devices: Devices, options: &LoadOptions, layers_on_gpu: boo
     let backend = devices.backend_name();
     for (option, given) in [
         ("adapter_path", options.adapter_path.is_some()),
+        ("adapter_budget", options.adapter_budget.is_some()),
         ("quantize", options.quantize.is_some()),
         ("affinity", options.affinity.is_some()),
         ("precision", options.precision.is_some_and(|precision| precision != Precision::Fast)),

@@ -37,7 +37,7 @@ impl Network {
             })
             .collect();
         let positions: Vec<usize> = sequences.iter().flat_map(|_| 0..len).collect();
-        let batch = BatchView { sequences: &sequences, positions: &positions };
+        let batch = BatchView { sequences: &sequences, positions: &positions, adapters: &[] };
         Ok(self.decoder.forward(tokens, &batch, None, rows)?)
     }
 }

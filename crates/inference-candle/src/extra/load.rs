@@ -25,7 +25,7 @@ use crate::{DEFAULT_KV_BUDGET, ModelFiles, SafetensorsFiles, WeightSource};
 ///
 /// As [`load_model`](crate::load_model). Options that have no meaning here
 /// are refused: `threads` and `affinity` (candle-transformers computes on
-/// Candle's own threads), `quantize`, and a `kv_dtype` other than f32.
+/// Candle's own threads), `adapter_path`, `adapter_budget`, `quantize`, and a `kv_dtype` other than f32.
 pub(crate) fn load(
     backend: &str,
     source: &ModelSource,
@@ -136,6 +136,8 @@ fn refuse(fields: &Fields<'_>, name: &str, class: &str, options: &LoadOptions) -
     for (option, given) in [
         ("threads", options.threads.is_some()),
         ("affinity", options.affinity.is_some()),
+        ("adapter_path", options.adapter_path.is_some()),
+        ("adapter_budget", options.adapter_budget.is_some()),
         ("quantize", options.quantize.is_some()),
         ("kv_dtype other than f32", other_cache),
     ] {

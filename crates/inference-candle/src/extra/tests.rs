@@ -70,8 +70,14 @@ fn rows_in_the_middle_are_those_of_their_position() {
         let mut runner = runner(case);
         let short = step(&mut runner, &[(0, 0, &A[..3])]).remove(0);
         let whole = step(&mut runner, &[(0, 0, &A)]).remove(0);
-        let sequence =
-            StepSequence { start: 0, len: 11, position: 0, prompt_len: 11, adapter: None, block_table: vec![1] };
+        let sequence = StepSequence {
+            start: 0,
+            len: 11,
+            position: 0,
+            prompt_len: 11,
+            adapter: None,
+            block_table: vec![1],
+        };
         let batch =
             StepBatch { tokens: A.to_vec(), sequences: vec![sequence], logit_rows: vec![2, 10] };
         let logits = runner.forward(&batch).unwrap();
@@ -85,8 +91,14 @@ fn rows_in_the_middle_are_those_of_their_position() {
 fn what_does_not_fit_the_state_is_an_error() {
     let mut runner = runner("phi");
     let forward = |runner: &mut SequenceRunner, block, position, token| {
-        let sequence =
-            StepSequence { start: 0, len: 1, position, prompt_len: 1, adapter: None, block_table: vec![block] };
+        let sequence = StepSequence {
+            start: 0,
+            len: 1,
+            position,
+            prompt_len: 1,
+            adapter: None,
+            block_table: vec![block],
+        };
         let batch =
             StepBatch { tokens: vec![token], sequences: vec![sequence], logit_rows: vec![0] };
         runner.forward(&batch)

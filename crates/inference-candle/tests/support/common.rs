@@ -24,7 +24,6 @@ pub(crate) fn decoder(dir: &Path) -> Decoder {
 pub(crate) fn sequence(position: usize, len: usize, prompt_len: usize) -> StepSequence {
     let block_table = (0..64).collect();
     StepSequence { start: 0, len, position, prompt_len, adapter: None, block_table }
- block_table }
 }
 
 /// Logits of the rows of one sequence.
@@ -37,7 +36,7 @@ pub(crate) fn forward(
 ) -> Vec<Vec<f32>> {
     let positions: Vec<usize> = (sequence.position..sequence.position + ids.len()).collect();
     let sequences = [sequence];
-    let batch = BatchView { sequences: &sequences, positions: &positions };
+    let batch = BatchView { sequences: &sequences, positions: &positions, adapters: &[] };
     decoder.forward(ids, &batch, cache, rows).unwrap().to_vec2().unwrap()
 }
 

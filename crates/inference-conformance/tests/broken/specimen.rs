@@ -149,6 +149,7 @@ fn refuse(options: &LoadOptions, flaw: Flaw) -> Result<()> {
         ("backend", options.backend.as_deref().is_some_and(|name| name != "specimen")),
         ("gpu_layers", options.gpu_layers.is_some_and(|layers| layers != -1)),
         ("adapter_path", options.adapter_path.is_some()),
+        ("adapter_budget", options.adapter_budget.is_some()),
         ("quantize", options.quantize.is_some()),
         ("precision", options.precision.is_some()),
         ("kv_dtype", options.kv_dtype.is_some()),

@@ -182,9 +182,8 @@ fn an_adapter_outlives_preemption() {
     let (model, control) = start(spec, parts, EngineOptions::new().with_step_token_budget(8));
     load(&model, &["a"]);
     let id = names.id("a");
-    let items = (0..6).map(|i| {
-        BatchItem::new(vec![i; 3]).with_options(greedy(28).with_adapter("a"))
-    });
+    let items =
+        (0..6).map(|i| BatchItem::new(vec![i; 3]).with_options(greedy(28).with_adapter("a")));
     for (i, output) in (0..).zip(model.batch_generate(items.collect()).unwrap().collect_all()) {
         assert_eq!(ids(&output.unwrap().tokens), expected(&[i; 3], 28));
     }
