@@ -8,12 +8,16 @@ use std::sync::Arc;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use inference_candle::{
-    Activation, GatedMlp, Linear, Mlp, MlpBlock, Moe, Ops, ReferenceOps, Weight, WeightType,
-    reference,
+    Activation, BatchView, GatedMlp, Linear, Mlp, MlpBlock, Moe, Ops, ReferenceOps, StepContext,
+    Weight, WeightType, reference,
 };
 use inference_core::Precision;
 use inference_cpu::{CpuOps, CpuOptions, Tier};
 use inference_gguf::BlockType;
+
+/// A step whose context experts do not look at.
+const NO_STEP: StepContext<'static> =
+    StepContext { batch: &BatchView { sequences: &[], positions: &[], adapters: &[] }, ropes: &[] };
 
 const HIDDEN: usize = 96;
 const INTERMEDIATE: usize = 160;
@@ -79,7 +83,13 @@ fn block(ops: &dyn Ops, kind: Kind) -> MlpBlock {
         experts_per_token: 2,
         normalize: true,
     };
-    MlpBlock { input_norm: None, output_norm: None, mlp: Mlp::Moe(moe), residual_scale: 1.0 }
+    MlpBlock {
+        layer: 0,
+        input_norm: None,
+        output_norm: None,
+        mlp: Mlp::Moe(moe),
+        residual_scale: 1.0,
+    }
 }
 
 fn floats(tensor: &Tensor) -> Vec<f32> {
@@ -98,8 +108,9 @@ fn together_give_the_bits_of_one_after_the_other() {
                 // One token, fewer and more than a tile has rows.
                 for tokens in [1, 3, 40] {
                     let x = values(tokens, HIDDEN, 7 + tokens as u64);
-                    let found = floats(&ops.mlp_block(&block, &x).unwrap());
-                    let expected = floats(&reference::mlp_block(&ops, &block, &x).unwrap());
+                    let found = floats(&ops.mlp_block(&block, &x, &NO_STEP).unwrap());
+                    let expected =
+                        floats(&reference::mlp_block(&ops, &block, &x, &NO_STEP).unwrap());
                     let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                     assert!(
                         bits(&found) == bits(&expected),
@@ -116,8 +127,9 @@ fn a_mixture_is_what_the_reference_says() {
     let ops = CpuOps::new(&CpuOptions::new().with_threads(2)).unwrap();
     let reference = ReferenceOps::cpu();
     let x = values(9, HIDDEN, 3);
-    let found = floats(&ops.mlp_block(&block(&ops, Kind::Half), &x).unwrap());
-    let expected = floats(&reference.mlp_block(&block(&reference, Kind::Half), &x).unwrap());
+    let found = floats(&ops.mlp_block(&block(&ops, Kind::Half), &x, &NO_STEP).unwrap());
+    let expected =
+        floats(&reference.mlp_block(&block(&reference, Kind::Half), &x, &NO_STEP).unwrap());
     let scale = expected.iter().fold(1.0f32, |scale, x| scale.max(x.abs()));
     for (found, expected) in found.iter().zip(&expected) {
         assert!((found - expected).abs() <= 1e-5 * scale, "{found} for {expected}");
@@ -128,5 +140,5 @@ fn a_mixture_is_what_the_reference_says() {
 fn input_of_another_width_is_refused() {
     let ops = CpuOps::new(&CpuOptions::new().with_threads(1)).unwrap();
     let block = block(&ops, Kind::Half);
-    assert!(ops.mlp_block(&block, &values(2, HIDDEN + 1, 1)).is_err());
+    assert!(ops.mlp_block(&block, &values(2, HIDDEN + 1, 1), &NO_STEP).is_err());
 }

@@ -69,7 +69,7 @@ impl ModelRunner for NgramRunner {
     fn memory(&self) -> MemoryUsage {
         // An n-gram's token and count.
         let weights = self.counts.ngrams() * (size_of::<TokenId>() + size_of::<u64>());
-        MemoryUsage { weights: weights as u64, kv_block: BLOCK_BYTES, activations: 0 }
+        MemoryUsage { weights: weights as u64, kv_block: BLOCK_BYTES, ..MemoryUsage::default() }
     }
 }
 

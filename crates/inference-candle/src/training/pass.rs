@@ -45,7 +45,14 @@ impl Batch {
                 return Err(Error::invalid_input("training sequence", expected, len.to_string()));
             }
             let block_table = Vec::new();
-            let step = StepSequence { start, len, position: 0, prompt_len: len, block_table };
+            let step = StepSequence {
+                start,
+                len,
+                position: 0,
+                prompt_len: len,
+                adapter: None,
+                block_table,
+            };
             this.sequences.push(step);
             this.positions.extend(0..len);
             let pairs = sequence.ids.iter().zip(&sequence.targets).enumerate().skip(1);
@@ -64,7 +71,7 @@ impl Batch {
     }
 
     fn view(&self) -> BatchView<'_> {
-        BatchView { sequences: &self.sequences, positions: &self.positions }
+        BatchView { sequences: &self.sequences, positions: &self.positions, adapters: &[] }
     }
 }
 
@@ -215,7 +222,7 @@ fn layer(
     let view = batch.view();
     let context = StepContext { batch: &view, ropes };
     let x = ops.attention_block(&layer.attention, x, &context, None)?;
-    ops.mlp_block(&layer.mlp, &x)
+    ops.mlp_block(&layer.mlp, &x, &context)
 }
 
 /// Mean loss, its gradient with respect to `x` and to the head's factors.

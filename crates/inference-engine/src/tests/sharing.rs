@@ -5,7 +5,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::sim_runner::SimFault;
-use crate::submission::{PrefillTask, RowConsumer};
 
 /// What greedy decoding of the simulated model gives, without an engine.
 pub(super) fn expected(prompt: &[TokenId], tokens: usize) -> Vec<TokenId> {
