@@ -13,6 +13,7 @@ use crate::activations::Activations;
 use crate::dense_tiles::{PanelTiles, TiledProduct, interleave};
 use crate::kernels::{Element, FEW_ROWS, FewArgs, Kernels, PANEL};
 use crate::linear::{Pieces, Product, SharedOut, bias_of, compute_all, invalid, matrix};
+use crate::packing::pack_panels;
 use crate::view::{AnyFloats, Contiguous, shapes};
 use crate::weight_memory::{Allocation, WeightMemory};
 use crate::workers::Workers;
@@ -330,12 +331,11 @@ fn packed<T: Element + Default>(
 ) -> Result<Allocation> {
     let rows: &[T] = bytemuck::try_cast_slice(bytes)
         .map_err(|error| Error::engine_message(format!("tensor `{}`: {error}", weight.name())))?;
-    let memory = panels_of(workers, memory, weight, rows)?;
-    weight.release_pages();
-    Ok(memory)
+    panels_of(workers, memory, weight, rows)
 }
 
-/// The panels of a weight's rows, packed by all workers.
+/// The panels of a weight's rows, packed by all workers; pages that they came
+/// from are given back.
 fn panels_of<T: Element + Default>(
     workers: &Workers,
     memory: &WeightMemory,
@@ -350,10 +350,9 @@ fn panels_of<T: Element + Default>(
     let elements = panels.saturating_mul(k).saturating_mul(PANEL);
     let mut memory = memory.allocate(elements.saturating_mul(size_of::<T>()), weight.name())?;
     // Aligned to a cache line, so to any element.
-    let all: &mut [T] = bytemuck::cast_slice_mut(memory.bytes_mut());
-    let mut parts: Vec<_> = all.chunks_mut((k * PANEL).max(1)).enumerate().collect();
-    workers.for_each_mut(&mut parts, n * k, |(panel, to)| {
-        interleave(rows, k, n, *panel, 0..k, |value| value, to);
-    });
+    let panel_bytes = k * PANEL * size_of::<T>();
+    pack_panels(workers, weight, &mut memory, PANEL, panel_bytes, |panel, to| {
+        interleave(rows, k, n, panel, 0..k, |value| value, bytemuck::cast_slice_mut(to));
+    })?;
     Ok(memory)
 }

@@ -1,8 +1,8 @@
 //! The pool of keys and values.
 
-use std::alloc::{Layout, alloc_zeroed};
 use std::any::Any;
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut, Range};
 
 use half::{bf16, f16};
@@ -11,9 +11,12 @@ use inference_core::{Error, KvDtype, Result};
 use inference_engine::BlockId;
 
 use crate::kernels::{Q8Block, STRIP, Stored};
+use crate::weight_memory::Allocation;
 
-/// Keys and values as `[layer, kv_head, block]`, one allocation each, so that
-/// the blocks of one head follow each other as their numbers do. In a block,
+/// Keys and values as `[group, layer, kv_head, block of the group]`, one mapping
+/// each. The blocks of one head follow each other as their numbers do, as many
+/// as it takes to stream; and a group has [`GROUP_POSITIONS`] of all layers, so
+/// that few positions touch few pages, also where those are huge. In a block,
 /// values are `[slot, head_dim]`; keys are `[tile, head_dim, slot of the tile]`
 /// with tiles of [`key_tile`] slots.
 pub(crate) struct CpuKvCache {
@@ -35,6 +38,14 @@ pub(crate) struct Pool<T> {
     pub(crate) values: Zeros<T>,
 }
 
+/// Positions of a group of blocks.
+const GROUP_POSITIONS: usize = 256;
+
+/// Blocks of a group.
+fn group_blocks(layout: &KvLayout) -> usize {
+    (GROUP_POSITIONS / layout.block_size.max(1)).max(1)
+}
+
 /// Slots in one tile of keys: what kernels compute side by side, or where blocks
 /// do not consist of those the whole block.
 pub(crate) fn key_tile(layout: &KvLayout) -> usize {
@@ -47,7 +58,8 @@ impl CpuKvCache {
         layout.validate()?;
         let values = [
             layout.num_layers,
-            layout.num_blocks,
+            layout.num_blocks.div_ceil(group_blocks(layout)),
+            group_blocks(layout),
             layout.num_kv_heads,
             layout.block_size,
             layout.head_dim,
@@ -164,8 +176,10 @@ pub(crate) struct LayerBlocks<'a> {
 impl LayerBlocks<'_> {
     /// The index of the first item of a head in a block.
     pub(crate) fn head<T: Stored>(&self, block: usize, head: usize) -> usize {
-        let KvLayout { num_kv_heads, num_blocks, .. } = *self.layout;
-        ((self.layer * num_kv_heads + head) * num_blocks + block) * self.items::<T>()
+        let KvLayout { num_layers, num_kv_heads, .. } = *self.layout;
+        let blocks = group_blocks(self.layout);
+        let heads = (block / blocks * num_layers + self.layer) * num_kv_heads + head;
+        (heads * blocks + block % blocks) * self.items::<T>()
     }
 
     /// The items of a head in a block.
@@ -223,51 +237,32 @@ fn exhausted(bytes: usize) -> Error {
     }
 }
 
-/// Bytes of a cache line, at which a pool begins.
-const LINE: usize = 64;
-
 /// Zeros whose pages the operating system commits when they are first written.
 pub(crate) struct Zeros<T> {
-    memory: Vec<T>,
-    /// Items before the first cache line.
-    start: usize,
+    memory: Allocation,
+    items: PhantomData<T>,
 }
 
 impl<T: Stored> Zeros<T> {
-    /// `len` zeros, or an error where the allocator refuses.
+    /// `len` zeros, or an error where the operating system refuses.
     fn new(len: usize) -> Result<Self> {
         let bytes = len.saturating_mul(size_of::<T>());
-        // An alignment of a line would have the allocator clear every page.
-        let spare = if LINE.is_multiple_of(size_of::<T>()) { LINE / size_of::<T>() } else { 0 };
-        let items = len.saturating_add(if len == 0 { 0 } else { spare });
-        let layout = Layout::array::<T>(items).map_err(|_| exhausted(bytes))?;
-        if layout.size() == 0 {
-            return Ok(Self { memory: Vec::new(), start: 0 });
-        }
-        // SAFETY: the layout's size is not zero.
-        let data = unsafe { alloc_zeroed(layout) }.cast::<T>();
-        if data.is_null() {
-            return Err(exhausted(bytes));
-        }
-        // SAFETY: allocated by the global allocator with the layout of `items`
-        // elements; zero bytes are a valid `T`, because it is `Pod`.
-        let memory = unsafe { Vec::from_raw_parts(data, items, items) };
-        let start = if spare == 0 { 0 } else { data.align_offset(LINE).min(spare) };
-        Ok(Self { memory, start })
+        let memory = Allocation::zeros(bytes).ok_or_else(|| exhausted(bytes))?;
+        Ok(Self { memory, items: PhantomData })
     }
 }
 
-impl<T> Deref for Zeros<T> {
+impl<T: Stored> Deref for Zeros<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        self.memory.get(self.start..).unwrap_or_default()
+        bytemuck::cast_slice(self.memory.bytes())
     }
 }
 
-impl<T> DerefMut for Zeros<T> {
+impl<T: Stored> DerefMut for Zeros<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        self.memory.get_mut(self.start..).unwrap_or_default()
+        bytemuck::cast_slice_mut(self.memory.bytes_mut())
     }
 }
 
@@ -286,8 +281,24 @@ mod tests {
         let cache = CpuKvCache::new(&layout(KvDtype::F16, 3)).unwrap();
         let Pools::F16(pool) = &cache.pools else { panic!("wrong type") };
         assert!(pool.keys.len() >= 2 * 3 * 2 * 8 * 4);
-        assert_eq!(pool.keys.as_ptr().align_offset(LINE), 0);
         assert!(pool.keys.iter().chain(&*pool.values).all(|v| v.to_bits() == 0));
+    }
+
+    #[test]
+    fn every_head_of_every_block_has_a_place_of_its_own() {
+        for num_blocks in [1, 64, 65, 130] {
+            let layout = layout(KvDtype::F16, num_blocks);
+            let cache = CpuKvCache::new(&layout).unwrap();
+            let Pools::F16(pool) = &cache.pools else { panic!("wrong type") };
+            let mut places = std::collections::HashSet::new();
+            for (layer, block) in (0..2).flat_map(|l| (0..num_blocks).map(move |b| (l, b))) {
+                let blocks = LayerBlocks { layout: &layout, layer };
+                for place in [0, 1].map(|head| blocks.head::<f16>(block, head)) {
+                    assert!(place.is_multiple_of(blocks.items::<f16>()) && places.insert(place));
+                    assert!(place + blocks.items::<f16>() <= pool.keys.len());
+                }
+            }
+        }
     }
 
     #[test]

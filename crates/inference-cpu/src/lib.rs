@@ -57,7 +57,7 @@
 //!
 //! Blocks of most types are packed while the model loads, in parallel: 16
 //! output features side by side, in the bytes that they take in the file,
-//! whose pages are given back tensor by tensor. Lanes are output features
+//! whose pages are given back as it goes. Lanes are output features
 //! there, and a product is one chain over k, ascending, and then the bias:
 //!
 //! - Blocks of 32 weights (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4), with
@@ -122,6 +122,7 @@ mod options;
 mod packed_product;
 mod packed_rows;
 mod packed_weight;
+mod packing;
 mod step;
 mod step_adapters;
 mod step_attention;

@@ -17,7 +17,7 @@ use crate::workers::Workers;
 
 /// Rows up to which weights are unpacked in registers, again for every few
 /// rows, instead of once for all.
-const FEW_ROWS: usize = 8;
+const FEW_ROWS: usize = 16;
 
 /// Bytes of weights per task for few rows: some microseconds.
 const TASK_BYTES: usize = 1 << 16;

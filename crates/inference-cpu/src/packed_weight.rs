@@ -8,6 +8,7 @@ use inference_core::Result;
 use crate::kernels::packed::{ChunkKind, FEATURES};
 use crate::kernels::{Chunk32, Chunk256, Kernels, PackedKernels};
 use crate::linear::{invalid, matrix};
+use crate::packing::pack_panels;
 use crate::weight_memory::{Allocation, WeightMemory};
 use crate::workers::Workers;
 
@@ -46,8 +47,7 @@ impl PackedWeight {
         let bytes = blocks.saturating_mul(kernels.block_bytes()).saturating_mul(panels);
         let memory = memory.allocate(bytes, weight.name())?;
         let mut this = Self { kernels, memory, in_features, out_features };
-        this.pack(source, workers);
-        weight.release_pages();
+        this.pack(weight, source, workers)?;
         Ok(this)
     }
 
@@ -91,19 +91,17 @@ impl PackedWeight {
     }
 
     /// Packs the rows of the source.
-    fn pack(&mut self, source: &[u8], workers: &Workers) {
+    fn pack(&mut self, weight: &Weight, source: &[u8], workers: &Workers) -> Result<()> {
         let (row, block) = (self.blocks() * self.kernels.source_bytes, self.kernels.source_bytes);
-        let (pack, n) = (self.kernels.pack, self.out_features);
+        let pack = self.kernels.pack;
         let nothing = vec![0; block];
         let panel_bytes = self.panel_bytes();
         if panel_bytes == 0 {
-            return;
+            return Ok(());
         }
-        let panels = self.memory.bytes_mut().chunks_exact_mut(panel_bytes);
-        let mut panels: Vec<_> = panels.take(n.div_ceil(FEATURES)).enumerate().collect();
-        workers.for_each_mut(&mut panels, source.len(), |(index, panel)| {
+        pack_panels(workers, weight, &mut self.memory, FEATURES, panel_bytes, |index, panel| {
             let rows: [&[u8]; FEATURES] = std::array::from_fn(|lane| {
-                let start = (*index * FEATURES + lane) * row;
+                let start = (index * FEATURES + lane) * row;
                 source.get(start..start + row).unwrap_or_default()
             });
             for (i, to) in panel.chunks_exact_mut(block * FEATURES).enumerate() {
@@ -111,7 +109,7 @@ impl PackedWeight {
                     rows.map(|row| row.get(i * block..(i + 1) * block).unwrap_or(&nothing));
                 pack(&blocks, to);
             }
-        });
+        })
     }
 }
 

@@ -1,7 +1,8 @@
 //! Memory for weights: many tensors in a few large mappings, in huge pages
-//! where the operating system has them.
+//! where the operating system has them; and mappings like them for keys and
+//! values.
 //!
-//! Decoding streams all weights past the cores. With pages of 4 KiB it spends
+//! Decoding streams all weights and keys past the cores. With pages of 4 KiB it spends
 //! much of its time on address translation, in virtual machines most of it;
 //! and tensors of their own would be too small for pages of 2 MiB.
 
@@ -130,6 +131,11 @@ impl Region {
 }
 
 impl Allocation {
+    /// `len` zeros in a mapping of their own, where there is memory.
+    pub(crate) fn zeros(len: usize) -> Option<Self> {
+        Region::map(len)?.take(len)
+    }
+
     /// The first byte.
     pub(crate) fn as_ptr(&self) -> *const u8 {
         self.mapping.start.wrapping_add(self.start)

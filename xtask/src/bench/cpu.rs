@@ -75,8 +75,8 @@ pub(crate) struct CpuBench {
     /// The instruction set of our kernels: scalar, avx2, …; default: the fastest
     #[arg(long, value_parser = engine::tier)]
     tier: Option<Tier>,
-    /// How keys and values are stored, where an engine lets one choose; llama.cpp's own
-    /// default is f16
+    /// How keys and values are stored, in every engine that lets one choose; llama.cpp's
+    /// own default is f16
     #[arg(long, default_value_t = KvDtype::F16)]
     kv_dtype: KvDtype,
     /// Write everything to this file, as JSON
@@ -136,11 +136,11 @@ impl CpuBench {
     fn tools(&self) -> Result<Vec<LlamaTools>> {
         let mut tools = Vec::new();
         if let Some(folder) = &self.llama_cpp {
-            tools.push(LlamaTools::find(folder, Fork::LlamaCpp)?);
+            tools.push(LlamaTools::find(folder, Fork::LlamaCpp, self.kv_dtype)?);
         }
         if let Some(folder) = &self.ik {
-            tools.push(LlamaTools::find(folder, Fork::Ik { repack: false })?);
-            tools.push(LlamaTools::find(folder, Fork::Ik { repack: true })?);
+            tools.push(LlamaTools::find(folder, Fork::Ik { repack: false }, self.kv_dtype)?);
+            tools.push(LlamaTools::find(folder, Fork::Ik { repack: true }, self.kv_dtype)?);
         }
         Ok(tools)
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use inference::KvDtype;
 use serde_json::Value;
 
 use super::row::Row;
@@ -23,11 +24,13 @@ pub(super) enum Fork {
 pub(super) struct LlamaTools {
     fork: Fork,
     folder: PathBuf,
+    kv_dtype: KvDtype,
 }
 
 impl LlamaTools {
-    /// The programs of a folder, all of which have to be there.
-    pub(super) fn find(folder: &Path, fork: Fork) -> Result<Self> {
+    /// The programs of a folder, all of which have to be there; how they are to
+    /// store keys and values.
+    pub(super) fn find(folder: &Path, fork: Fork, kv_dtype: KvDtype) -> Result<Self> {
         let programs = match fork {
             Fork::LlamaCpp => ["llama-bench", "llama-batched-bench"],
             Fork::Ik { .. } => ["llama-sweep-bench", "llama-batched-bench"],
@@ -38,7 +41,7 @@ impl LlamaTools {
                 return Err(format!("{}: no such program", path.display()).into());
             }
         }
-        Ok(Self { fork, folder: folder.canonicalize()? })
+        Ok(Self { fork, folder: folder.canonicalize()?, kv_dtype })
     }
 
     /// The name in tables.
@@ -114,6 +117,8 @@ impl Run<'_> {
         // Some leave a log where they run.
         command.current_dir(std::env::temp_dir());
         command.arg("-m").arg(self.model).args(["-t", &self.threads.to_string()]);
+        let kv_dtype = self.tools.kv_dtype.as_str();
+        command.args(["-ctk", kv_dtype, "-ctv", kv_dtype]);
         for (option, value) in options {
             command.args([*option, value]);
         }

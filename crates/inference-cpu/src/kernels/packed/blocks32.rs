@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 
+use super::drivers::prefetch;
 use super::layout32::Layout32;
 use super::{Chunk32, Codes, FEATURES, Lanes, Packed};
 
@@ -13,6 +14,9 @@ const CODES: usize = VALUES * FEATURES;
 
 /// Bytes of a float of each feature.
 const FLOATS: usize = 4 * FEATURES;
+
+/// How far ahead of their use weights are asked for.
+const AHEAD: usize = 1536;
 
 /// A type of 32 values, packed.
 pub(crate) struct Blocks32<T>(PhantomData<T>);
@@ -70,6 +74,9 @@ impl<T: Layout32> Packed for Blocks32<T> {
             totals[r] = (&raw const (*x[r]).sums).cast::<i32>().add(index);
         }
         let (dots, scales);
+        if !TILED {
+            prefetch::<L>(weights.wrapping_add(AHEAD), Self::BYTES);
+        }
         if TILED {
             dots = L::dots::<Tile<T>, R>(weights, q, totals);
             scales = L::load(weights.add(CODES).cast());

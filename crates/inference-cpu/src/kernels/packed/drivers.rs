@@ -11,12 +11,22 @@ const TILE_CHUNKS: usize = 2;
 /// Bytes for so many chunks of any type.
 const TILE_BYTES: usize = TILE_CHUNKS * CHUNK * 24;
 
-/// How far ahead of their use weights are asked for: the time that memory
-/// takes, at the speed of memory.
-const AHEAD: usize = 1536;
-
 /// Bytes of a cache line.
 const LINE: usize = 64;
+
+/// Asks for `bytes` of weights from `at` on, which are used later: as much later
+/// as memory takes. Called for a few lines at a time, because a core waits where
+/// it has more requests than it can have under way.
+///
+/// # Safety
+///
+/// As [`Lanes`].
+#[inline(always)]
+pub(super) unsafe fn prefetch<L: Lanes>(at: *const u8, bytes: usize) {
+    for line in 0..bytes.div_ceil(LINE) {
+        L::prefetch(at.wrapping_add(line * LINE));
+    }
+}
 
 #[repr(align(64))]
 struct Tile(MaybeUninit<[u8; TILE_BYTES]>);
@@ -72,9 +82,6 @@ unsafe fn few_rows<L: Lanes, P: Packed, const R: usize>(
     for chunk in 0..args.blocks.div_ceil(per_chunk) {
         let x = chunks::<P, R>(args, row, chunk);
         for index in 0..per_chunk.min(args.blocks - chunk * per_chunk) {
-            for line in 0..P::BYTES.div_ceil(LINE) {
-                L::prefetch(weights.wrapping_add(AHEAD + line * LINE));
-            }
             P::add::<L, R, false>(weights, x, index, &mut sums);
             weights = weights.add(P::BYTES);
         }
