@@ -19,6 +19,9 @@ const REGIONS: [usize; 2] = [1 << 23, 1 << 28];
 /// Bytes of a huge page.
 const HUGE: usize = 1 << 21;
 
+/// Bytes from which on huge pages are worth what is left over in the last one.
+const WORTH_HUGE: usize = 8 * HUGE;
+
 /// Bytes of a cache line, which allocations are aligned to.
 const LINE: usize = 64;
 
@@ -67,7 +70,7 @@ impl WeightMemory {
     pub(crate) fn of(sizes: impl IntoIterator<Item = usize>, purpose: &str) -> Result<Self> {
         let each = sizes.into_iter().map(|size| size.checked_next_multiple_of(LINE));
         let total = each.fold(Some(0_usize), |sum, size| sum?.checked_add(size?));
-        let region = total.and_then(|total| Region::map(total, total >= 8 * HUGE));
+        let region = total.and_then(|total| Region::map(total, total >= WORTH_HUGE));
         let needed = total.map_or(u64::MAX, |total| total as u64);
         let exhausted = || Error::exhausted(format!("memory for {purpose}, in bytes"), needed, 0);
         Ok(Self { last: Arc::new(Mutex::new(Some(region.ok_or_else(exhausted)?))) })
@@ -131,9 +134,10 @@ impl Region {
 }
 
 impl Allocation {
-    /// `len` zeros in a mapping of their own, where there is memory.
+    /// `len` zeros in a mapping of their own, where there is memory; in huge
+    /// pages, unless they are few.
     pub(crate) fn zeros(len: usize) -> Option<Self> {
-        Region::map(len)?.take(len)
+        Region::map(len, len >= WORTH_HUGE)?.take(len)
     }
 
     /// The first byte.
