@@ -37,7 +37,8 @@
 //! | `threads` | of prompts and of tokens alike |
 //! | `gpu_layers` | with a GPU: how many; without: none |
 //! | `step_token_budget` | llama.cpp's `n_batch`; it computes at most 512 tokens at once (`n_ubatch`) |
-//! | `adapter_path`, `adapter_budget`, `quantize`, `affinity`, `precision` other than `fast` | refused |
+//! | `adapter_path`, `adapter_scale` | a GGUF file of an adapter, for every request; adapters per request are not there, since the binding cannot add one to a model in use |
+//! | `adapter_budget`, `quantize`, `affinity`, `precision` other than `fast` | refused |
 //!
 //! All others are the engine's. Weights are mapped; types that llama.cpp
 //! repacks for the CPU are copied by it.

@@ -1,7 +1,7 @@
 //! Loading a GGUF file into llama.cpp, and its text parts beside it.
 
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use inference_core::{
@@ -117,7 +117,9 @@ pub(crate) fn load_model(
     );
     let capacity = engine.step_token_budget;
     let params = context_params(options, &plan, threads, capacity)?;
-    let open = || Session::open(library, model, params);
+    let adapter = options.adapter_path.as_deref().map(adapter_file).transpose()?;
+    let adapter = adapter.map(|path| (path, options.adapter_scale.unwrap_or(1.0)));
+    let open = || Session::open(library, model, params, adapter);
     let session = explained("no reason", open, |reason| {
         let dtype = options.kv_dtype.map(|dtype| format!(" (kv_dtype = {dtype})"));
         Error::engine_message(format!(
@@ -153,6 +155,25 @@ fn cannot_share(
     // also those that are in the window of a shorter one.
     let window = metadata.size(&format!("{architecture}.attention.sliding_window"))?;
     Ok(window.filter(|window| *window > 0).map(|_| "a model with sliding windows"))
+}
+
+/// The GGUF file of an adapter; llama.cpp reads no other format.
+fn adapter_file(path: &Path) -> Result<PathBuf> {
+    let refused = |found: &str| {
+        let expected = "a GGUF file whose `general.type` is `adapter`";
+        Err(Error::unsupported_model(path.display().to_string(), "format", found, expected))
+    };
+    let facts = std::fs::metadata(path).map_err(|error| Error::io(path, "open", error))?;
+    if facts.is_dir() {
+        return refused("a folder");
+    }
+    if !is_gguf(path)? {
+        return refused("another file");
+    }
+    match GgufFile::open(path)?.metadata().text("general.type")? {
+        Some("adapter") => Ok(path.to_owned()),
+        found => refused(&format!("`general.type` of {found:?}")),
+    }
 }
 
 /// The file that llama.cpp is to open.

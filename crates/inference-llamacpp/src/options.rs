@@ -12,7 +12,6 @@ pub(crate) const MAX_SEQUENCES: usize = 256;
 pub(crate) fn refuse(devices: Devices, options: &LoadOptions, layers_on_gpu: bool) -> Result<()> {
     let backend = devices.backend_name();
     for (option, given) in [
-        ("adapter_path", options.adapter_path.is_some()),
         ("adapter_budget", options.adapter_budget.is_some()),
         ("quantize", options.quantize.is_some()),
         ("affinity", options.affinity.is_some()),

@@ -1,6 +1,7 @@
 //! A llama.cpp model and a context of it, as one value.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::task::{Context, Poll, Waker};
@@ -27,23 +28,38 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Makes the context.
+    /// Makes the context, with the adapter in a GGUF file and its scale, where there is one.
+    /// (The binding adds adapters to a model only while no context borrows it,
+    /// so an adapter is there from the beginning, for every sequence.)
     ///
     /// # Errors
     ///
     /// `Engine` with llama.cpp's reason.
     pub(crate) fn open(
         library: &'static LlamaBackend,
-        model: LlamaModel,
+        mut model: LlamaModel,
         params: LlamaContextParams,
+        adapter: Option<(PathBuf, f32)>,
     ) -> Result<Self> {
         let slot = Slot::default();
         let own = Arc::clone(&slot);
         let coroutine = Box::pin(async move {
+            let load = |(path, scale): (PathBuf, f32)| {
+                model.lora_adapter_init(path).map(|adapter| (adapter, scale))
+            };
+            let mut adapter = match adapter.map(load).transpose() {
+                Ok(adapter) => adapter,
+                Err(error) => return Error::engine("loading an adapter into llama.cpp", error),
+            };
             let mut context = match model.new_context(library, params) {
                 Ok(context) => context,
                 Err(error) => return Error::engine("making a llama.cpp context", error),
             };
+            if let Some((adapter, scale)) = &mut adapter
+                && let Err(error) = context.lora_adapter_set(adapter, *scale)
+            {
+                return Error::engine("applying an adapter in llama.cpp", error);
+            }
             loop {
                 let job = NextJob(&own).await;
                 job(&mut context);
