@@ -154,6 +154,7 @@ impl FuzzSeeds {
         self.configs()?;
         self.tokenizers()?;
         self.templates()?;
+        self.adapters()?;
         self.safetensors()
     }
 
@@ -214,6 +215,34 @@ impl FuzzSeeds {
             corpus.add(&seed)?;
         }
         corpus.words.extend(TEMPLATE_WORDS.map(str::to_owned));
+        corpus.finish()
+    }
+
+    /// PEFT's adapters of the reference data, with the first tensors of each;
+    /// and the same tensors as mlx-lm would have them.
+    fn adapters(&self) -> Result<()> {
+        let mut corpus = Corpus::new(&self.out, "adapter")?;
+        let mlx = serde_json::json!({"fine_tune_type": "lora", "num_layers": -1,
+            "lora_parameters": {"rank": 4, "scale": 2.0, "keys": ["self_attn.q_proj"]}});
+        corpus.learn(&mlx);
+        for file in self.files("/adapter_config.json") {
+            let config: Value = serde_json::from_slice(&fs::read(&file)?)?;
+            let weights = fs::read(file.with_file_name("adapter_model.safetensors"))?;
+            let weights = safetensors::SafeTensors::deserialize(&weights)?;
+            let mut tensors = weights.tensors();
+            tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
+            tensors.truncate(2);
+            corpus.words.extend(tensors.iter().map(|(name, _)| name.clone()));
+            corpus.learn(&config);
+            let written = safetensors::serialize(tensors.clone(), None)?;
+            corpus.add(&[b"\x01", config.to_string().as_bytes(), b"\0", &written].concat())?;
+            let renamed = tensors.into_iter().map(|(name, tensor)| {
+                let name = name.replace("base_model.model.", "").replace(".weight", "");
+                (name.replace("lora_A", "lora_b").replace("lora_B", "lora_a"), tensor)
+            });
+            let written = safetensors::serialize(renamed, None)?;
+            corpus.add(&[b"\x02", mlx.to_string().as_bytes(), b"\0", &written].concat())?;
+        }
         corpus.finish()
     }
 

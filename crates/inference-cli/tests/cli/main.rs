@@ -12,6 +12,7 @@ mod help;
 mod hub;
 mod inspect;
 mod logits;
+mod lora;
 mod models;
 mod quantize;
 mod run;
