@@ -21,8 +21,8 @@ pub struct MergeAdapter {
     pub path: PathBuf,
     /// Factor on top of its own scaling. Default: 1.
     pub scale: f32,
-    /// Leaves out tensors that match no module, in place of an error.
-    /// Default: false.
+    /// Leaves out tensors that match no module, and does without modules that
+    /// the configuration promises, in place of an error. Default: false.
     pub lenient: bool,
 }
 
@@ -46,14 +46,22 @@ impl MergeAdapter {
         self
     }
 
-    /// The weights of a checkpoint with the adapter, and what was left out.
-    pub(crate) fn apply(&self, checkpoint: &Checkpoint) -> Result<(MergedWeights, Vec<String>)> {
+    /// The weights of a checkpoint with the adapter, and what did not match.
+    pub(crate) fn apply(&self, checkpoint: &Checkpoint) -> Result<(MergedWeights, Unmatched)> {
         let config = &checkpoint.config;
         let options = ReadOptions::new().with_lenient(self.lenient);
         let read = AdapterFiles::open(&self.path)?.read(&config.modules(), options)?;
         let merged = MergedWeights::new(checkpoint.weights()?, config, read.weights, self.scale)?;
-        Ok((merged, read.unmatched))
+        Ok((merged, Unmatched { tensors: read.unmatched, missing: read.missing }))
     }
+}
+
+/// What of an adapter does not match the model.
+pub(crate) struct Unmatched {
+    /// Tensors without a module.
+    pub(crate) tensors: Vec<String>,
+    /// Promised modules without tensors.
+    pub(crate) missing: Vec<String>,
 }
 
 /// Options of [`merge_model`].
@@ -100,6 +108,9 @@ pub struct MergeReport {
     pub untied_head: bool,
     /// Tensors of the adapter that were left out (where asked to be lenient).
     pub unmatched: Vec<String>,
+    /// Modules that the adapter's configuration promises and its file lacks
+    /// (where asked to be lenient).
+    pub missing: Vec<String>,
 }
 
 /// Writes a folder of safetensors with an adapter merged into it: the same
@@ -147,7 +158,8 @@ pub fn merge_model(
     let stored = SafetensorsFiles::open(&files)?;
     let (bytes, changed) =
         shards::write(&files, &stored, &merged, config.as_deref(), out, options)?;
-    Ok(MergeReport { bytes, changed, untied_head, unmatched })
+    let Unmatched { tensors, missing } = unmatched;
+    Ok(MergeReport { bytes, changed, untied_head, unmatched: tensors, missing })
 }
 
 /// `config.json` of the same model with a head of its own.

@@ -96,21 +96,13 @@ impl StoredTensor<'_> {
     }
 }
 
-/// Checks that no element of little-endian `data` is infinite or not a number.
+/// Checks that no element of little-endian `data` is infinite or not a number:
+/// that no exponent has all bits set.
 pub(crate) fn check_finite(file: &str, name: &str, dtype: DType, data: &[u8]) -> Result<()> {
-    let half = |exponent: u16| {
-        data.as_chunks::<2>()
-            .0
-            .iter()
-            .position(|bytes| u16::from_le_bytes(*bytes) & exponent == exponent)
-    };
     let bad = match dtype {
-        DType::F16 => half(0x7c00),
-        DType::BF16 => half(0x7f80),
-        _ => {
-            let values = data.as_chunks::<4>().0.iter();
-            values.map(|bytes| f32::from_le_bytes(*bytes)).position(|value| !value.is_finite())
-        }
+        DType::F16 => first(data.as_chunks().0, |b| u16::from_le_bytes(b) & 0x7c00 == 0x7c00),
+        DType::BF16 => first(data.as_chunks().0, |b| u16::from_le_bytes(b) & 0x7f80 == 0x7f80),
+        _ => first(data.as_chunks().0, |b| u32::from_le_bytes(b) & 0x7f80_0000 == 0x7f80_0000),
     };
     match bad {
         None => Ok(()),
@@ -118,5 +110,43 @@ pub(crate) fn check_finite(file: &str, name: &str, dtype: DType, data: &[u8]) ->
             let found = format!("NaN or an infinity at element {at}");
             Err(Error::invalid_model(file, format!("tensor `{name}`"), "finite values", found))
         }
+    }
+}
+
+/// The first element that is bad. Whole blocks are looked at before any element
+/// is asked for: without an end in between they are compared many at once.
+fn first<const N: usize>(elements: &[[u8; N]], is_bad: impl Fn([u8; N]) -> bool) -> Option<usize> {
+    const BLOCK: usize = 1024;
+    let has_bad = |block: &[[u8; N]]| block.iter().fold(false, |bad, b| bad | is_bad(*b));
+    let block = elements.chunks(BLOCK).position(has_bad)? * BLOCK;
+    let within = elements.get(block..)?.iter().position(|bytes| is_bad(*bytes))?;
+    Some(block + within)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bad_element_is_named() {
+        for count in [1, 1023, 1024, 1025, 5000] {
+            let mut values = vec![f32::MAX; count];
+            let bytes = |values: &[f32]| -> Vec<u8> {
+                values.iter().flat_map(|value| value.to_le_bytes()).collect()
+            };
+            assert!(check_finite("f", "t", DType::F32, &bytes(&values)).is_ok());
+            values[count - 1] = f32::NEG_INFINITY;
+            let named = |values: &[f32], at: usize| {
+                let error = check_finite("f", "t", DType::F32, &bytes(values)).unwrap_err();
+                assert!(error.to_string().ends_with(&format!("element {at}")), "{error}");
+            };
+            named(&values, count - 1);
+            values[count / 2] = f32::NAN;
+            named(&values, count / 2);
+        }
+        let half = |bits: u16, dtype| check_finite("f", "t", dtype, &bits.to_le_bytes());
+        assert!(half(0x7bff, DType::F16).is_ok() && half(0x7c00, DType::F16).is_err());
+        assert!(half(0xfe00, DType::F16).is_err() && half(0x7f7f, DType::BF16).is_ok());
+        assert!(half(0xff80, DType::BF16).is_err() && half(0x7c00, DType::BF16).is_ok());
     }
 }

@@ -13,6 +13,7 @@ use super::encode::encode_rows;
 use super::imatrix::ImportanceMatrix;
 use super::recipe::Recipe;
 use super::{QuantizeOptions, QuantizeReport};
+use crate::merge_model::Unmatched;
 use crate::weights::{AlignedBytes, TensorForm};
 use crate::{Weight, WeightBytes, WeightSource, WeightType};
 
@@ -57,10 +58,13 @@ pub(super) fn note(options: &QuantizeOptions, message: String) {
     report(options, ProgressEvent::Note { message });
 }
 
-/// Tells which tensors of an adapter were left out.
-pub(super) fn note_unmatched(options: &QuantizeOptions, tensors: &[String]) {
-    for tensor in tensors {
+/// Tells what of an adapter does not match.
+pub(super) fn note_unmatched(options: &QuantizeOptions, unmatched: &Unmatched) {
+    for tensor in &unmatched.tensors {
         note(options, format!("tensor `{tensor}` of the adapter is left out: no such module"));
+    }
+    for module in &unmatched.missing {
+        note(options, format!("the adapter promises `{module}` and lacks its tensors"));
     }
 }
 

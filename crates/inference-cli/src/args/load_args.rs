@@ -77,9 +77,9 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     gpu_layers: Option<i32>,
 
-    /// Adapter to apply
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
+    /// Adapter to apply (a folder of PEFT or mlx-lm, or a GGUF file); with =SCALE times a factor
+    #[arg(long, value_name = "PATH[=SCALE]", value_parser = values::adapter)]
+    adapter: Option<(PathBuf, f32)>,
 
     /// Write the engine's probe events to this file, as JSON Lines
     #[arg(long, value_name = "FILE")]
@@ -110,7 +110,10 @@ impl LoadArgs {
         options.quantize = self.quantize;
         options.precision = self.exact.then_some(Precision::Exact);
         options.gpu_layers = self.gpu_layers;
-        options.adapter_path.clone_from(&self.adapter);
+        if let Some((path, scale)) = &self.adapter {
+            options.adapter_path = Some(path.clone());
+            options.adapter_scale = Some(*scale);
+        }
         options
     }
 }

@@ -70,6 +70,43 @@ fn merge_writes_a_model_with_the_adapter() {
     assert!(error.contains("adapter_config.json"), "{error}");
 }
 
+/// The commands that take an adapter compute with it, and with its scale.
+#[test]
+fn commands_apply_an_adapter() {
+    let Some([base, adapter]) = fixtures() else { return };
+    let expected = inference_fixtures::json(&PathBuf::from(&adapter).join("expected.json"));
+    for prompt in expected["prompts"].as_array().unwrap() {
+        let ids = inference_fixtures::ids(&prompt["input_ids"]);
+        let ids = ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        for (scale, field) in
+            [("", "adapter_last_logits"), ("=1", "adapter_last_logits"), ("=0", "base_last_logits")]
+        {
+            let adapter = format!("{adapter}{scale}");
+            let args = ["logits", "--model", &base, "--adapter", &adapter, "--ids", &ids, "--json"];
+            let logits: Value = serde_json::from_str(&inference(args).text()).unwrap();
+            let found = inference_fixtures::floats(&logits["logits"]);
+            let wanted = inference_fixtures::floats(&prompt[field]);
+            let difference = |(a, b): (&f32, &f32)| (a - b).abs();
+            let most = found.iter().zip(&wanted).map(difference).fold(0.0, f32::max);
+            assert!(most < 2e-4, "{scale}: {most}");
+        }
+        let args = ["generate", "--model", &base, "--adapter", &adapter, "--ids", &ids, "--json"];
+        let run = inference(args.iter().copied().chain(["-n", "16", "--temperature", "0"]));
+        let text = run.text();
+        let tokens: Vec<u32> = text
+            .lines()
+            .filter_map(|line| {
+                let line: Value = serde_json::from_str(line).unwrap();
+                Some(line.get("token")?["id"].as_u64().unwrap() as u32)
+            })
+            .collect();
+        assert_eq!(tokens, inference_fixtures::ids(&prompt["adapter_greedy"]));
+    }
+    let args = ["logits", "--model", &base, "--adapter", &base, "--ids", "1"];
+    let error = inference(args).error(3);
+    assert!(error.contains("adapter_config.json"), "{error}");
+}
+
 #[test]
 fn senseless_arguments_are_usage_errors() {
     for args in [

@@ -45,7 +45,8 @@ pub(crate) struct Args {
     #[arg(short, long, requires = "kind")]
     force: bool,
 
-    /// Leave out tensors of the adapter that match no module of the model
+    /// Leave out tensors of the adapter that match no module of the model, and do without modules
+    /// that its configuration promises
     #[arg(long)]
     lenient: bool,
 
@@ -101,6 +102,9 @@ pub(crate) fn run(args: &Args, context: &Context) -> Result<()> {
         Written::Folder(report) => {
             for tensor in &report.unmatched {
                 context.notes.note(&format!("left out: `{tensor}`, which is none of the model's"));
+            }
+            for module in &report.missing {
+                context.notes.note(&format!("promised and missing: `{module}`"));
             }
             (report.bytes, Some(report.changed), Some(report.untied_head))
         }
