@@ -1,5 +1,6 @@
 //! Every behaviour, a file per group.
 
+mod adapters;
 mod attention;
 mod batching;
 mod cancelling;
@@ -43,6 +44,7 @@ pub(crate) const GROUPS: &[&[Behaviour]] = &[
     attention::BEHAVIOURS,
     concurrency::BEHAVIOURS,
     prefix_cache::BEHAVIOURS,
+    adapters::BEHAVIOURS,
     state::BEHAVIOURS,
     scheduling::BEHAVIOURS,
     speculating::BEHAVIOURS,

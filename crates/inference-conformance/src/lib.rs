@@ -43,6 +43,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
+mod adapter_folder;
 mod behaviour;
 mod behaviours;
 mod context;

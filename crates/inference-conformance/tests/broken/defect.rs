@@ -34,8 +34,8 @@ defects! {
     CapabilitiesGrow => "capabilities/constant",
     /// Its name has a capital letter.
     NameInCapitals => "capabilities/available",
-    /// An adapter that it cannot have is accepted.
-    AdapterIgnored => "capabilities/undeclared-refused",
+    /// A quantization that it cannot do is accepted.
+    QuantizeAccepted => "capabilities/undeclared-refused",
     /// Snapshots are declared, but there is no accessor.
     StateMissing => "capabilities/declared-present",
     /// The model says that another backend runs it.
@@ -234,6 +234,18 @@ defects! {
     CacheAlwaysOn => "prefix-cache/off",
     /// A full cache gives its blocks away and still finds them.
     EvictionMixesBlocks => "prefix-cache/eviction",
+    /// An adapter is loaded and forgotten.
+    AdapterUnapplied => "adapters/applied",
+    /// All of a step have the adapter of the first.
+    AdaptersMix => "adapters/together",
+    /// The cache does not ask for the adapter.
+    AdaptersShareCache => "adapters/prefix-cache",
+    /// `unload` does not wait.
+    UnloadsAtOnce => "adapters/unload",
+    /// `adapter_path` is not looked at.
+    AdapterPathIgnored => "adapters/load-path",
+    /// What is no number is loaded.
+    NanLoaded => "adapters/damaged",
     /// Every token's event says that it is the first.
     TokenEventsUnnumbered => "probes/tokens",
     /// The logits of events are those of the next id.

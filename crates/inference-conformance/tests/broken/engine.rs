@@ -139,13 +139,16 @@ impl Shared {
             }
             drop(state);
             let started = Instant::now();
+            let of_first = batch.first().map_or(0, |work| work.adapter);
             for (index, work) in batch.iter_mut().enumerate() {
                 let mixed = index > 0 && self.flaw().is(Defect::NeighboursMix);
                 let weights = match self.flaw().is(Defect::WeightsShared) {
                     true => LAST_WEIGHTS.load(Ordering::Relaxed),
                     false => self.settings.weights + u64::from(mixed),
                 };
-                work.compute(weights, self.flaw());
+                let mixes = self.flaw().is(Defect::AdaptersMix);
+                let adapter = if mixes { of_first } else { work.adapter };
+                work.compute(weights ^ adapter, self.flaw());
             }
             // Whoever waits for the lock shall have it.
             std::thread::yield_now();
@@ -243,7 +246,7 @@ impl Shared {
                 let most = (sequence.ids.len() - 1) / BLOCK_SIZE * BLOCK_SIZE;
                 while sequence.kv.len() < most {
                     let end = sequence.kv.len() + BLOCK_SIZE;
-                    let key = self.prefix(&sequence.ids[..end]);
+                    let key = self.prefix(sequence.adapter, &sequence.ids[..end]);
                     let Some(block) = state.prefixes.get(&key) else { break };
                     sequence.kv.extend(block);
                 }
@@ -292,6 +295,7 @@ impl Shared {
             let begin = sequence.kv.len();
             batch.push(Work {
                 sequence: sequence.id,
+                adapter: sequence.adapter,
                 before: sequence.kv.last().copied(),
                 ids: ids[begin..begin + take].to_vec(),
                 first_row: sequence.first_row().saturating_sub(begin),
@@ -361,7 +365,7 @@ impl Shared {
                     }
                     state.prefixes.clear();
                 }
-                state.prefixes.insert(self.prefix(&sequence.ids[..end]), kv);
+                state.prefixes.insert(self.prefix(sequence.adapter, &sequence.ids[..end]), kv);
             }
         }
         if let Task::Score { rows, .. } = &mut sequence.task {
@@ -432,11 +436,13 @@ impl Shared {
     }
 
     /// By what a block is found again.
-    fn prefix(&self, ids: &[TokenId]) -> Vec<TokenId> {
+    fn prefix(&self, adapter: u64, ids: &[TokenId]) -> Vec<TokenId> {
         if self.flaw().is(Defect::PrefixesByLength) {
             return vec![ids[0], ids.len() as TokenId];
         }
-        ids.to_vec()
+        let shares = self.flaw().is(Defect::AdaptersShareCache);
+        let adapter = if shares { 0 } else { adapter as TokenId };
+        [&[adapter], ids].concat()
     }
 
     /// Frees what a sequence holds and tells its reader.

@@ -109,6 +109,7 @@ impl State {
 /// One sequence's share of a step.
 pub(crate) struct Work {
     pub(crate) sequence: u64,
+    pub(crate) adapter: u64,
     pub(crate) before: Option<Kv>,
     pub(crate) ids: Vec<TokenId>,
     /// The first of `ids` whose logits are wanted.

@@ -5,11 +5,13 @@ use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 
 use inference_core::{
-    AttentionInspector, BatchItem, BatchStream, ChatPrompt, Classification, ClassifyOptions, Error,
-    GenerateOptions, LabelScore, LogitRows, ModelInfo, ModelMetrics, Prompt, PromptLogits, Result,
-    Scorer, SequenceState, TextModel, TokenEvent, TokenId, TokenSource, TokenStream,
+    Adapters, AttentionInspector, BatchItem, BatchStream, ChatPrompt, Classification,
+    ClassifyOptions, Error, GenerateOptions, LabelScore, LogitRows, ModelInfo, ModelMetrics,
+    Prompt, PromptLogits, Result, Scorer, SequenceState, TextModel, TokenEvent, TokenId,
+    TokenSource, TokenStream,
 };
 
+use crate::adapters::Loaded;
 use crate::attention;
 use crate::defect::{Defect, Flaw};
 use crate::engine::Shared;
@@ -23,6 +25,7 @@ pub(crate) struct Model {
     pub(crate) info: ModelInfo,
     pub(crate) shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    pub(crate) adapters: Mutex<Loaded>,
 }
 
 impl Model {
@@ -35,6 +38,7 @@ impl Model {
         info.context_len = settings.context_len;
         info.weight_dtype = "none".to_owned();
         info.num_layers = attention::NUM_LAYERS;
+        info.hidden_size = attention::NUM_HEADS * attention::HEAD_DIM;
         info.num_heads = attention::NUM_HEADS;
         info.num_kv_heads = attention::NUM_KV_HEADS;
         info.head_dim = attention::HEAD_DIM;
@@ -45,7 +49,12 @@ impl Model {
         let thread = std::thread::Builder::new()
             .spawn(move || engine.run())
             .map_err(|error| Error::engine("the engine thread could not be started", error))?;
-        Ok(Arc::new(Self { info, shared, thread: Mutex::new(Some(thread)) }))
+        Ok(Arc::new(Self {
+            info,
+            shared,
+            thread: Mutex::new(Some(thread)),
+            adapters: Mutex::default(),
+        }))
     }
 
     pub(crate) fn flaw(&self) -> Flaw {
@@ -109,12 +118,7 @@ impl Model {
         if !self.flaw().is(Defect::OptionsUnchecked) {
             options.validate()?;
         }
-        if options.adapter.is_some() && self.flaw().is(Defect::AdapterCrashes) {
-            return Err(Error::engine_message("no adapters here"));
-        }
-        if options.adapter.is_some() && !self.flaw().is(Defect::AdapterIgnored) {
-            return Err(Error::unsupported("the specimen", "adapter"));
-        }
+        let adapter = self.adapter(options.adapter.as_deref())?;
         if options.penalty_window.is_some() && self.flaw().is(Defect::OptionUnnamed) {
             return Err(Error::unsupported("the specimen", "an option"));
         }
@@ -135,7 +139,9 @@ impl Model {
         if options.max_tokens.is_some_and(|n| n > room) && self.flaw().is(Defect::LongTextRefused) {
             return Err(Error::exhausted("context (tokens)", 0, room as u64));
         }
-        Ok(Sequence::new(ids, options, Task::Generate, &self.shared.settings))
+        let mut sequence = Sequence::new(ids, options, Task::Generate, &self.shared.settings);
+        sequence.adapter = adapter;
+        Ok(sequence)
     }
 
     pub(crate) fn source(&self, sequence: Sequence) -> Box<dyn TokenSource> {
@@ -158,11 +164,16 @@ impl Model {
         all: bool,
         options: &GenerateOptions,
     ) -> Vec<Result<(Vec<f32>, Vec<Kv>)>> {
+        let adapter = match self.adapter(options.adapter.as_deref()) {
+            Ok(adapter) => adapter,
+            Err(error) => return prompts.iter().map(|_| Err(error.clone())).collect(),
+        };
         let sequence = |ids: Vec<TokenId>| {
             let (reply, answer) = mpsc::channel();
             let task = Task::Score { all, rows: Vec::new(), reply };
             let mut sequence = Sequence::new(ids, options.clone(), task, &self.shared.settings);
             sequence.waits_outside = true;
+            sequence.adapter = adapter;
             (sequence, answer)
         };
         let (sequences, answers): (Vec<_>, Vec<_>) = prompts.into_iter().map(sequence).unzip();
@@ -200,9 +211,6 @@ impl TextModel for Model {
             self.open()?;
         }
         options.validate()?;
-        if options.adapter.is_some() {
-            return Err(Error::unsupported("the specimen", "adapter"));
-        }
         if !options.labels.is_empty() {
             self.text("labels", Defect::TokenizerInvented)?;
         }
@@ -223,6 +231,8 @@ impl TextModel for Model {
         }
         let valid = ids.iter().filter_map(|ids| ids.as_ref().ok().cloned()).collect();
         let mut ends = GenerateOptions::new();
+        ends.adapter.clone_from(&options.adapter);
+        self.adapter(options.adapter.as_deref())?;
         if !self.flaw().is(Defect::ClassifyUncancelled) {
             ends.cancel.clone_from(&options.cancel);
             ends.deadline = options.deadline;
@@ -325,6 +335,10 @@ impl TextModel for Model {
 
     fn as_attention_inspector(&self) -> Option<&dyn AttentionInspector> {
         Some(self.inspector())
+    }
+
+    fn as_adapters(&self) -> Option<&dyn Adapters> {
+        Some(self)
     }
 
     fn as_state(&self) -> Option<&dyn SequenceState> {

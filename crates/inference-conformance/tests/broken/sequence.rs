@@ -29,6 +29,8 @@ pub(crate) enum Task {
 
 pub(crate) struct Sequence {
     pub(crate) id: u64,
+    /// What its adapter makes of the weights; 0 is none.
+    pub(crate) adapter: u64,
     /// Prompt and output.
     pub(crate) ids: Vec<TokenId>,
     pub(crate) prompt_len: usize,
@@ -78,6 +80,7 @@ impl Sequence {
         let max_tokens = options.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS).min(room);
         Self {
             id: 0,
+            adapter: 0,
             prompt_len: ids.len(),
             ids,
             kv: Vec::new(),

@@ -108,7 +108,8 @@ impl SequenceState for Model {
         let ids = [&snapshot.ids, continuation].concat();
         let mut sequence = self.sequence(ids.into(), options)?;
         // The last token is computed in any case: its logits are wanted.
-        let kept = snapshot.kv.len().min(sequence.ids.len() - 1);
+        let most = if sequence.adapter == 0 { sequence.ids.len() - 1 } else { 0 };
+        let kept = snapshot.kv.len().min(most);
         sequence.kv = snapshot.kv[..kept].to_vec();
         sequence.cached = kept;
         Ok(TokenStream::new(self.source(sequence)))

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use inference_core::{
-    Availability, Backend, Capabilities, CapabilityId, DeviceInfo, Error, LoadOptions, ModelSource,
-    ProgressEvent, Result, TextModel,
+    Availability, Backend, Capabilities, CapabilityId, DEFAULT_ADAPTER, DeviceInfo, Error,
+    LoadOptions, ModelSource, ProgressEvent, Result, TextModel,
 };
 
 use crate::defect::{Defect, Flaw};
@@ -61,6 +61,7 @@ impl Backend for Specimen {
             CapabilityId::Logits,
             CapabilityId::Logprobs,
             CapabilityId::KvSnapshot,
+            CapabilityId::LoraInference,
             CapabilityId::PrefixCache,
             CapabilityId::ContinuousBatching,
             CapabilityId::SpeculativeDecoding,
@@ -123,7 +124,7 @@ impl Backend for Specimen {
         if self.flaw.is(Defect::WeightsShared) {
             LAST_WEIGHTS.store(weights, Ordering::Relaxed);
         }
-        Model::start(Settings {
+        let model = Model::start(Settings {
             flaw: self.flaw,
             weights: weights + u64::from(self.flaw.is(Defect::OtherWeights)),
             has_text: *source != ModelSource::from(BARE),
@@ -137,7 +138,13 @@ impl Backend for Specimen {
             prefix_cache: options.prefix_cache.unwrap_or(true)
                 || self.flaw.is(Defect::CacheAlwaysOn),
             probe_bus: options.probe_bus.clone(),
-        })
+        })?;
+        let path = options.adapter_path.as_ref();
+        let path = path.filter(|_| !self.flaw.is(Defect::AdapterPathIgnored));
+        if let (Some(path), Some(adapters)) = (path, model.as_adapters()) {
+            adapters.load(DEFAULT_ADAPTER, path, options.adapter_scale.unwrap_or(1.0))?;
+        }
+        Ok(model)
     }
 }
 
@@ -148,9 +155,8 @@ fn refuse(options: &LoadOptions, flaw: Flaw) -> Result<()> {
     let refused = [
         ("backend", options.backend.as_deref().is_some_and(|name| name != "specimen")),
         ("gpu_layers", options.gpu_layers.is_some_and(|layers| layers != -1)),
-        ("adapter_path", options.adapter_path.is_some()),
         ("adapter_budget", options.adapter_budget.is_some()),
-        ("quantize", options.quantize.is_some()),
+        ("quantize", options.quantize.is_some() && !flaw.is(Defect::QuantizeAccepted)),
         ("precision", options.precision.is_some()),
         ("kv_dtype", options.kv_dtype.is_some()),
         ("threads", options.threads.is_some_and(|threads| threads != 1)),
