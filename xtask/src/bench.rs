@@ -4,6 +4,7 @@ mod cpu;
 mod engine;
 mod instant_runner;
 mod long_context;
+mod lora;
 mod machine;
 mod memory;
 mod overhead;
@@ -24,6 +25,7 @@ pub(crate) enum Bench {
     #[command(hide = true)]
     CpuWorker(cpu::CpuWorker),
     Engine(engine::EngineBench),
+    Lora(lora::LoraBench),
 }
 
 impl Bench {
@@ -32,6 +34,7 @@ impl Bench {
             Self::Cpu(bench) => bench.run(),
             Self::CpuWorker(worker) => worker.run(),
             Self::Engine(bench) => bench.run(),
+            Self::Lora(bench) => bench.run(),
         }
     }
 }

@@ -100,6 +100,20 @@
 //! operations. The CPU backend's have it; the reference's do not promise it,
 //! because Candle picks its matrix product by shape.
 //!
+//! # Adapters
+//!
+//! A [`DecoderAdapter`] is an adapter's factors as maps of the same operations;
+//! [`BatchView::adapters`] says which rows of a step it changes, and
+//! [`project`] applies it. [`CandleRunner::adapters`] is the pool from which
+//! the engine's requests choose by name ([`AdapterPool`]): it reads PEFT,
+//! mlx-lm and GGUF adapters, keeps them within a budget, and unloads one when
+//! nobody uses it any more.
+//!
+//! Applied are low-rank changes (with `lora_bias`), whole weights and biases of
+//! attention, gated MLPs and the head; fused maps (`qkv_proj`, `gate_up_proj`)
+//! get their rows of `B`. Weight decomposition (DoRA), and changes of
+//! embeddings, norms, experts and routers, are refused by the module's name.
+//!
 //! # Training
 //!
 //! Without a KV pool, over weights that are variables, and on the reference
