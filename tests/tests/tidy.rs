@@ -10,11 +10,13 @@ use std::process::Command;
 /// Longest first-party source file, in lines. A file is one idea.
 const MAX_LINES: usize = 600;
 
-/// Where code may be unsafe: kernels and memory maps.
-const UNSAFE_ALLOWED: [&str; 3] = [
+/// Where code may be unsafe: kernels, memory maps, and calls of others' kernels.
+const UNSAFE_ALLOWED: [&str; 4] = [
     "crates/inference-cpu/src/",
     "crates/inference-batched/src/kernels",
     "crates/inference-gguf/src/mapped_file.rs",
+    // A peer whose only interface is unsafe.
+    "xtask/src/bench/batched/gemm_peer.rs",
 ];
 
 fn root() -> PathBuf {

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what the project promises in numbers, measured.
 
+mod batched;
 mod cpu;
 mod engine;
 mod instant_runner;
@@ -21,6 +22,7 @@ use crate::Result;
 /// Measure what the project promises in numbers.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
+    Batched(batched::BatchedBench),
     Cpu(cpu::CpuBench),
     #[command(hide = true)]
     CpuWorker(cpu::CpuWorker),
@@ -31,6 +33,7 @@ pub(crate) enum Bench {
 impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
         match self {
+            Self::Batched(bench) => bench.run(),
             Self::Cpu(bench) => bench.run(),
             Self::CpuWorker(worker) => worker.run(),
             Self::Engine(bench) => bench.run(),

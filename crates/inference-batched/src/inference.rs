@@ -1,14 +1,16 @@
 //! A group of models of one architecture.
 
+use std::path::Path;
+
 use inference_core::{Error, Result};
 
 use crate::device::{Device, DeviceKind};
 use crate::kernels::InstructionSet;
-use crate::kernels::execute::{Executor, not_loaded};
+use crate::kernels::execute::Executor;
 use crate::model_weights::{CheckedWeights, bias_name, weight_name};
 use crate::packed_models::PackedModels;
-use crate::request::{Request, out_of_range};
-use crate::{Architecture, BatchedOptions, WeightDtype};
+use crate::request::{Request, not_loaded, out_of_range};
+use crate::{Architecture, BatchedOptions, BatchedWeights, WeightDtype};
 
 /// Many models of one architecture and different weights, evaluated together.
 ///
@@ -87,6 +89,97 @@ impl BatchedInference {
             }
         };
         Ok(Self { num_models, architecture, dtype: options.dtype, device, state })
+    }
+
+    /// The models of `weights`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`with_options`](Self::with_options); `InvalidInput` that names
+    /// model and weight for a number that the options' storage type cannot hold.
+    pub fn from_weights(
+        weights: &BatchedWeights,
+        device: Device,
+        options: &BatchedOptions,
+    ) -> Result<Self> {
+        let architecture = weights.architecture().clone();
+        let this = Self::with_options(weights.num_models(), architecture, device, options)?;
+        this.load_all(weights)?;
+        Ok(this)
+    }
+
+    /// Gives all models the weights of `weights`, or none of them; those that
+    /// have none there are unloaded. Calls that run meanwhile see some models
+    /// before and some after it.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` where number of models or architecture differ, or for a
+    /// number that the storage type cannot hold.
+    pub fn load_all(&self, weights: &BatchedWeights) -> Result<()> {
+        if weights.num_models() != self.num_models {
+            let found = weights.num_models().to_string();
+            let expected = self.num_models.to_string();
+            return Err(Error::invalid_input("number of models", expected, found));
+        }
+        if *weights.architecture() != self.architecture {
+            let found = format!("{:?}", weights.architecture().layers);
+            let expected = format!("{:?}", self.architecture.layers);
+            return Err(Error::invalid_input("architecture of weights", expected, found));
+        }
+        // What fits another type may not fit this one: first look, then load.
+        if weights.dtype() != self.dtype && self.dtype == WeightDtype::F16 {
+            for index in (0..self.num_models)
+                .filter(|index| weights.is_loaded(*index).is_ok_and(|loaded| loaded))
+            {
+                let named = weights.weights(index)?;
+                let named = named.iter().map(|(name, values)| (name.as_str(), &values[..]));
+                CheckedWeights::new(index, &self.architecture, self.dtype, named)?;
+            }
+        }
+        for index in 0..self.num_models {
+            if weights.is_loaded(index)? {
+                self.load_weights(index, weights.weights(index)?)?;
+            } else {
+                self.unload(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// [`load_all`](Self::load_all) of a file, whose tensors are `layer_N`
+    /// (`[models, inputs, outputs]`) and `layer_N.bias` (`[models, outputs]`).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`BatchedWeights::load_as`] and [`load_all`](Self::load_all).
+    pub fn load_safetensors(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.load_all(&BatchedWeights::load_as(path, &self.architecture)?)
+    }
+
+    /// All weights, as they are stored. Each model is of one moment.
+    ///
+    /// # Errors
+    ///
+    /// `Exhausted` where there is no memory.
+    pub fn to_weights(&self) -> Result<BatchedWeights> {
+        let mut all = BatchedWeights::with_dtype(self.num_models, &self.architecture, self.dtype)?;
+        for index in 0..self.num_models {
+            if let Some(weights) = self.unpack(index)? {
+                all.load_weights(index, weights)?;
+            }
+        }
+        Ok(all)
+    }
+
+    /// Writes all models to a safetensors file, also those without weights, as
+    /// such.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`BatchedWeights::save`] and [`to_weights`](Self::to_weights).
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.to_weights()?.save(path)
     }
 
     /// How many models there are, loaded or not.
@@ -168,31 +261,22 @@ impl BatchedInference {
     /// `InvalidInput` for an index out of range or a model without weights.
     pub fn weights(&self, index: usize) -> Result<Vec<(String, Vec<f32>)>> {
         self.check_index(index)?;
-        let mut layers: Vec<(Vec<f32>, Vec<f32>)> = self
-            .architecture
-            .layers
-            .iter()
-            .map(|layer| (vec![0.0; layer.weights()], vec![0.0; layer.biases()]))
-            .collect();
-        let State::Cpu { models, .. } = &self.state;
-        let mut biases: Vec<(usize, usize, f32)> = Vec::new();
-        models
-            .unpack(
-                index,
-                |layer, at, value| layers[layer].0[at] = value,
-                |layer, at, value| biases.push((layer, at, value)),
-            )
-            .ok_or_else(|| not_loaded(index))?;
-        for (layer, at, value) in biases {
-            layers[layer].1[at] = value;
-        }
-        let mut named = Vec::new();
-        for (layer, (weight, bias)) in layers.into_iter().enumerate() {
-            named.push((weight_name(layer), weight));
-            if self.architecture.layers[layer].bias {
-                named.push((bias_name(layer), bias));
-            }
-        }
+        self.unpack(index)?.ok_or_else(|| not_loaded(index))
+    }
+
+    /// A model's weights by name; `None` where it has none.
+    fn unpack(&self, index: usize) -> Result<Option<Vec<(String, Vec<f32>)>>> {
+        let layers = match &self.state {
+            State::Cpu { models, .. } => models.unpack(index, &self.architecture),
+        };
+        let named = layers.map(|layers| {
+            let named = layers.into_iter().zip(&self.architecture.layers).enumerate();
+            let named = named.flat_map(|(layer, ((weight, bias), spec))| {
+                let bias = spec.bias.then(|| (bias_name(layer), bias));
+                [Some((weight_name(layer), weight)), bias]
+            });
+            named.flatten().collect()
+        });
         Ok(named)
     }
 

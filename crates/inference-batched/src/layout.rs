@@ -22,7 +22,7 @@ pub enum WeightLayout {
 pub(crate) const GROUP: usize = 16;
 
 /// Below this many numbers a model is interleaved, unless asked otherwise.
-const SMALL: usize = 512;
+const SMALL: usize = 1024;
 
 /// Numbers of a panel of outputs of [`WeightLayout::PerModel`]: as many
 /// accumulators as a kernel has.

@@ -10,6 +10,9 @@
 //! | say what a model looks like | [`Architecture`], [`LayerSpec`], [`Activation`] |
 //! | load and evaluate models | [`BatchedInference`] |
 //! | evaluate some models, or several rows each | [`Request`] |
+//! | save all models, or load them | [`BatchedWeights`] |
+//! | gather a file per model, also ONNX | [`from_folder`] |
+//! | have several architectures behind one call | [`BatchedGroups`] |
 //! | choose threads, storage, layout | [`BatchedOptions`], [`Workers`] |
 //!
 //! # What is promised
@@ -38,6 +41,8 @@ mod activation;
 mod architecture;
 mod device;
 mod dtype;
+mod groups;
+mod import;
 mod inference;
 mod kernels;
 mod layout;
@@ -46,13 +51,18 @@ mod model_weights;
 mod options;
 mod packed_models;
 mod request;
+mod weights;
+mod weights_file;
 
 pub use activation::Activation;
 pub use architecture::{Architecture, LayerSpec};
 pub use device::Device;
 pub use dtype::WeightDtype;
+pub use groups::{BatchedGroups, ModelRow};
+pub use import::{Import, from_folder};
 pub use inference::BatchedInference;
 pub use kernels::workers::Workers;
 pub use layout::WeightLayout;
 pub use options::BatchedOptions;
 pub use request::Request;
+pub use weights::BatchedWeights;

@@ -133,14 +133,12 @@ impl PackedModels {
         self.read(place.slab).has(place)
     }
 
-    /// Calls `weight` and `bias` for each number of a model with its layer and
-    /// index; `None` where the model has none.
+    /// Weight and bias of each layer of a model; `None` where it has none.
     pub(crate) fn unpack(
         &self,
         model: usize,
-        mut weight: impl FnMut(usize, usize, f32),
-        mut bias: impl FnMut(usize, usize, f32),
-    ) -> Option<()> {
+        architecture: &Architecture,
+    ) -> Option<Vec<(Vec<f32>, Vec<f32>)>> {
         let place = self.place(model);
         let base = place.group * self.layout.stride + place.lane;
         let slab = self.read(place.slab);
@@ -148,15 +146,17 @@ impl PackedModels {
             return None;
         }
         let bytes = slab.memory.bytes();
-        for layer in 0..self.layout.layers.len() {
+        let layers = architecture.layers.iter().enumerate().map(|(layer, spec)| {
+            let (mut weight, mut bias) = (vec![0.0; spec.weights()], vec![0.0; spec.biases()]);
             self.layout.for_each_weight(layer, |index, at| {
-                weight(layer, index, self.dtype.read(bytes, base + at));
+                weight[index] = self.dtype.read(bytes, base + at);
             });
             self.layout.for_each_bias(layer, |index, at| {
-                bias(layer, index, self.dtype.read(bytes, base + at));
+                bias[index] = self.dtype.read(bytes, base + at);
             });
-        }
-        Some(())
+            (weight, bias)
+        });
+        Some(layers.collect())
     }
 }
 

@@ -112,3 +112,8 @@ pub(crate) fn out_of_range(model: usize, num_models: usize) -> Error {
     };
     Error::invalid_input("model index", expected, model.to_string())
 }
+
+/// A model that was asked for and has no weights.
+pub(crate) fn not_loaded(model: usize) -> Error {
+    Error::invalid_input(format!("model {model}"), "a model with weights", "none loaded")
+}

@@ -3,8 +3,8 @@
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::commands::{
-    backends, bench, chat, classify, generate, inspect, logits, lora, models, pull, quantize,
-    template, tokenize,
+    backends, batched, bench, chat, classify, generate, inspect, logits, lora, models, pull,
+    quantize, template, tokenize,
 };
 
 /// What every command's help ends with.
@@ -87,6 +87,9 @@ pub(crate) enum Command {
     /// Look at adapters, or merge them into models
     #[command(after_help = lora::EXAMPLES, after_long_help = long(lora::EXAMPLES))]
     Lora(lora::Args),
+    /// Evaluate many small networks of one shape at once
+    #[command(after_help = batched::EXAMPLES, after_long_help = long(batched::EXAMPLES))]
+    Batched(batched::Args),
     /// List backends, whether they can run here, and on what
     #[command(after_help = backends::EXAMPLES, after_long_help = long(backends::EXAMPLES))]
     Backends(backends::Args),

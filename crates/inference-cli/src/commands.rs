@@ -1,6 +1,7 @@
 //! The commands, a file each.
 
 pub(crate) mod backends;
+pub(crate) mod batched;
 pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod classify;
@@ -52,6 +53,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Result<()> {
         Command::Inspect(args) => inspect::run(&args, context),
         Command::Quantize(args) => quantize::run(&args, context),
         Command::Lora(args) => lora::run(&args, context),
+        Command::Batched(args) => batched::run(&args, context),
         Command::Backends(args) => backends::run(&args, context),
     }
 }

@@ -13,7 +13,7 @@ use super::workers::Workers;
 use super::{InstructionSet, Kernels, interleaved, per_model};
 use crate::layout::{GROUP, PackedLayout};
 use crate::packed_models::{PackedModels, Slab};
-use crate::request::Request;
+use crate::request::{Request, not_loaded};
 use crate::{BatchedOptions, WeightLayout};
 
 /// Rows of a model that are one piece of work at most: a model with more of
@@ -181,11 +181,6 @@ impl Executor {
         }
         self.workers.run(&task)
     }
-}
-
-/// A model that was asked for and has no weights.
-pub(crate) fn not_loaded(model: usize) -> Error {
-    Error::invalid_input(format!("model {model}"), "a model with weights", "none loaded")
 }
 
 impl Call<'_> {

@@ -140,7 +140,7 @@ unsafe fn panel_rows<S: Simd, E: Element, const C: usize>(
     let mut row = 0;
     // SAFETY: as the caller promises, row by row.
     unsafe {
-        if C <= 2 {
+        if S::MANY && C <= 2 {
             while row + 4 <= count {
                 let x = std::array::from_fn(|r| x.wrapping_add((row + r) * x_pitch));
                 let out = Out { y: out.y.wrapping_add(row * out.pitch), ..out };
@@ -152,7 +152,7 @@ unsafe fn panel_rows<S: Simd, E: Element, const C: usize>(
                 row += 4;
             }
         }
-        if C == 4 {
+        if S::MANY && C == 4 {
             while row + 2 <= count {
                 let x = std::array::from_fn(|r| x.wrapping_add((row + r) * x_pitch));
                 let out = Out { y: out.y.wrapping_add(row * out.pitch), ..out };
@@ -164,13 +164,15 @@ unsafe fn panel_rows<S: Simd, E: Element, const C: usize>(
             let x = [x.wrapping_add(row * x_pitch)];
             let out = Out { y: out.y.wrapping_add(row * out.pitch), ..out };
             let mut first = 0;
-            if C == 1 {
+            if S::MANY && C == 1 {
                 first = tiles_while::<S, E, 1, 8, C>(panel, x, out, first);
             }
-            if C <= 2 {
+            if S::MANY && C <= 2 {
                 first = tiles_while::<S, E, 1, 4, C>(panel, x, out, first);
             }
-            first = tiles_while::<S, E, 1, 2, C>(panel, x, out, first);
+            if S::MANY {
+                first = tiles_while::<S, E, 1, 2, C>(panel, x, out, first);
+            }
             tiles::<S, E, 1, 1, C>(panel, x, out, first);
             row += 1;
         }

@@ -18,6 +18,7 @@ fn map(f: impl Fn(usize) -> f32) -> [f32; 8] {
 
 impl<const FUSED: bool> Simd for Portable<FUSED> {
     const LANES: usize = 8;
+    const MANY: bool = false;
     type V = [f32; 8];
 
     #[inline(always)]

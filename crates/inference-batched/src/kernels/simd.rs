@@ -10,6 +10,8 @@
 pub(crate) trait Simd: 'static {
     /// Numbers per register; divides 16.
     const LANES: usize;
+    /// Whether kernels for many registers at once are worth their code.
+    const MANY: bool = true;
     /// A register.
     type V: Copy;
 

@@ -6,5 +6,8 @@ mod by_hand;
 mod cancelling;
 mod concurrency;
 mod errors;
+mod files;
+mod groups;
+mod importing;
 mod naive;
 mod properties;

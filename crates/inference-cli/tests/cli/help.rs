@@ -2,9 +2,9 @@
 
 use crate::run::inference;
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "generate", "chat", "classify", "tokenize", "template", "logits", "bench", "models", "pull",
-    "inspect", "quantize", "lora", "backends",
+    "inspect", "quantize", "lora", "batched", "backends",
 ];
 
 #[test]
