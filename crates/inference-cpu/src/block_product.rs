@@ -65,6 +65,18 @@ impl Product for BlockProduct {
         &self.workers
     }
 
+    fn is_exact(&self) -> bool {
+        false
+    }
+
+    fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
+    }
+
+    fn decode_rows(&self, first: usize, out: &mut [f32]) -> Result<()> {
+        self.weight.decode_rows(first, out)
+    }
+
     fn pieces<'a>(&'a self, x: &'a Activations<'_>, out: &'a mut [f32]) -> Result<Pieces<'a>> {
         let (k, n, rows) = (self.in_features, self.out_features, x.rows());
         let x = x.values();

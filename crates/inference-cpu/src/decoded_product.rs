@@ -52,6 +52,18 @@ impl Product for DecodedProduct {
         &self.workers
     }
 
+    fn is_exact(&self) -> bool {
+        true
+    }
+
+    fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
+    }
+
+    fn decode_rows(&self, first: usize, out: &mut [f32]) -> Result<()> {
+        self.rows.weight.decode_rows(first, out)
+    }
+
     fn pieces<'a>(&'a self, x: &'a Activations<'_>, out: &'a mut [f32]) -> Result<Pieces<'a>> {
         let DecodedRows { n, k, .. } = self.rows;
         if x.values().len() != x.rows() * k || out.len() != x.rows() * n {

@@ -11,6 +11,7 @@ use inference_core::{Error, Result};
 
 use crate::activations::Activations;
 use crate::dense_tiles::{PanelTiles, TiledProduct, interleave};
+use crate::dense_transposed::{Transposed, decode_panels};
 use crate::kernels::{Element, FEW_ROWS, FewArgs, Kernels, PANEL};
 use crate::linear::{Pieces, Product, SharedOut, bias_of, compute_all, invalid, matrix};
 use crate::packing::pack_panels;
@@ -225,6 +226,59 @@ impl Product for DenseProduct {
 
     fn workers(&self) -> &Workers {
         &self.workers
+    }
+
+    fn is_exact(&self) -> bool {
+        true
+    }
+
+    fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
+    }
+
+    fn decode_rows(&self, first: usize, out: &mut [f32]) -> Result<()> {
+        let k = self.in_features;
+        match &self.weight {
+            DenseWeight::F32(w) => decode_panels(elements::<f32>(w), k, first, out),
+            DenseWeight::F16(w) => decode_panels(elements::<f16>(w), k, first, out),
+            DenseWeight::Bf16(w) => decode_panels(elements::<bf16>(w), k, first, out),
+            DenseWeight::Live(weight) => {
+                let rows = out.len().checked_div(k).unwrap_or(0);
+                let part = weight.narrow_rows(first..first + rows)?.to_tensor(&Device::Cpu)?;
+                let part = part.to_dtype(DType::F32).and_then(|part| part.flatten_all()?.to_vec1());
+                let part: Vec<f32> = part.map_err(|e| Error::engine("rows of a weight", e))?;
+                out.copy_from_slice(&part);
+            }
+        }
+        Ok(())
+    }
+
+    fn input_gradient<'a>(
+        &'a self,
+        gradient: &'a Activations<'_>,
+        out: &'a mut [f32],
+    ) -> Option<Pieces<'a>> {
+        let (k, n) = (self.in_features, self.out_features);
+        if out.is_empty() || n == 0 {
+            return None;
+        }
+        let x = gradient.packed(self.kernels, &self.workers);
+        let with = (self.kernels, &self.workers);
+        Some(match &self.weight {
+            DenseWeight::F32(w) => {
+                let w = Transposed { w: elements::<f32>(w), k };
+                TiledProduct::new(with, x, w, None, k, out).pieces()
+            }
+            DenseWeight::F16(w) => {
+                let w = Transposed { w: elements::<f16>(w), k };
+                TiledProduct::new(with, x, w, None, k, out).pieces()
+            }
+            DenseWeight::Bf16(w) => {
+                let w = Transposed { w: elements::<bf16>(w), k };
+                TiledProduct::new(with, x, w, None, k, out).pieces()
+            }
+            DenseWeight::Live(_) => return None,
+        })
     }
 
     fn pieces<'a>(&'a self, x: &'a Activations<'_>, out: &'a mut [f32]) -> Result<Pieces<'a>> {

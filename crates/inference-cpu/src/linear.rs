@@ -5,13 +5,16 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Tensor};
-use inference_candle::{Linear, Weight};
+use inference_candle::{Linear, Weight, reference};
 use inference_core::{Error, Result};
 
 use crate::activations::Activations;
 use crate::packed_product::PackedProduct;
 use crate::view::{Contiguous, shapes, tensor};
 use crate::workers::Workers;
+
+/// Rows of a weight that a task decodes.
+const DECODED_ROWS: usize = 64;
 
 /// An affine map that writes its result where it is told to.
 pub(crate) trait Product: Send + Sync + fmt::Debug {
@@ -33,6 +36,31 @@ pub(crate) trait Product: Send + Sync + fmt::Debug {
     ///
     /// Where the shapes do not fit.
     fn pieces<'a>(&'a self, x: &'a Activations<'_>, out: &'a mut [f32]) -> Result<Pieces<'a>>;
+
+    /// Whether its results are those of f32 activations, not rounded.
+    fn is_exact(&self) -> bool;
+
+    /// `[out]`.
+    fn bias(&self) -> Option<&[f32]>;
+
+    /// Rows of the weight from `first` on, over all of `out`: whole rows that
+    /// exist.
+    ///
+    /// # Errors
+    ///
+    /// Where the weights cannot be read.
+    fn decode_rows(&self, first: usize, out: &mut [f32]) -> Result<()>;
+
+    /// `gradient · W` over all of `out`, `[rows, in]`, where the map can do
+    /// that without decoding its weight first; `None`: it cannot.
+    fn input_gradient<'a>(
+        &'a self,
+        gradient: &'a Activations<'_>,
+        out: &'a mut [f32],
+    ) -> Option<Pieces<'a>> {
+        let _ = (gradient, out);
+        None
+    }
 
     /// Computes all pieces.
     ///
@@ -138,6 +166,57 @@ impl Linear for CpuLinear {
         let mut out = vec![0.0f32; rows * outputs];
         self.product.forward_into(&Activations::new(x.f32()?, inputs), &mut out)?;
         tensor(out, (rows, outputs))
+    }
+
+    fn decode_rows(&self, first: usize, out: &mut [f32]) -> Result<()> {
+        let k = self.in_features();
+        let count = out.len().checked_div(k).unwrap_or(0);
+        let end = first.checked_add(count).filter(|end| *end <= self.out_features());
+        if end.is_none() || count * k != out.len() {
+            return Err(shapes(
+                "rows of a weight",
+                &[&[first, out.len()], &[self.out_features(), k]],
+            ));
+        }
+        let failed = OnceLock::new();
+        let mut parts: Vec<_> = out.chunks_mut((DECODED_ROWS * k).max(1)).enumerate().collect();
+        // Decoding a value costs several times a multiply-add.
+        self.product.workers().for_each_mut(&mut parts, count * k * 8, |(index, part)| {
+            if let Err(error) = self.product.decode_rows(first + *index * DECODED_ROWS, part) {
+                // Of several errors, any will do.
+                let _ = failed.set(error);
+            }
+        });
+        failed.into_inner().map_or(Ok(()), Err)
+    }
+
+    fn bias(&self) -> Option<Tensor> {
+        let bias = self.product.bias()?;
+        Tensor::from_slice(bias, bias.len(), &Device::Cpu).ok()
+    }
+
+    fn forward_exact(&self, x: &Tensor) -> Result<Tensor> {
+        if self.product.is_exact() {
+            return self.forward(x);
+        }
+        reference::forward_exact(self, x)
+    }
+
+    fn input_gradient(&self, gradient: &Tensor) -> Result<Tensor> {
+        let (inputs, outputs) = (self.in_features(), self.out_features());
+        let rows = match gradient.dims() {
+            &[rows, width] if width == outputs => rows,
+            dims => return Err(shapes("input gradient", &[dims, &[outputs, inputs]])),
+        };
+        let contiguous = Contiguous::new(gradient, "gradient")?;
+        let elements = contiguous.elements()?;
+        let activations = Activations::new(elements.f32()?, outputs);
+        let mut out = vec![0.0f32; rows * inputs];
+        let Some(pieces) = self.product.input_gradient(&activations, &mut out) else {
+            return reference::input_gradient(self, gradient);
+        };
+        compute_all(self.product.workers(), &[pieces])?;
+        tensor(out, (rows, inputs))
     }
 
     fn as_any(&self) -> Option<&dyn Any> {

@@ -10,6 +10,7 @@ use crate::activations::Activations;
 use crate::kernels::packed::FEATURES;
 use crate::kernels::{Kernels, PackedArgs};
 use crate::linear::{Pieces, Product, SharedOut, bias_of};
+use crate::packed_decoding::decode_rows;
 use crate::packed_weight::PackedWeight;
 use crate::view::shapes;
 use crate::weight_memory::WeightMemory;
@@ -134,6 +135,19 @@ impl Product for PackedProduct {
 
     fn workers(&self) -> &Workers {
         &self.workers
+    }
+
+    fn is_exact(&self) -> bool {
+        false
+    }
+
+    fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
+    }
+
+    fn decode_rows(&self, first: usize, out: &mut [f32]) -> Result<()> {
+        decode_rows(self.table, &self.workers, &self.weight, first, out);
+        Ok(())
     }
 
     fn pieces<'a>(&'a self, x: &'a Activations<'_>, out: &'a mut [f32]) -> Result<Pieces<'a>> {
