@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::TokenId;
+
 /// Bits per weight and how many weights share a scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -55,6 +57,8 @@ pub struct ModelInfo {
     pub has_chat_template: bool,
     /// Whether a tokenizer came with the model.
     pub has_tokenizer: bool,
+    /// The tokens that end a text, the usual one first.
+    pub eos_tokens: Vec<TokenId>,
 }
 
 /// A model found on disk, described from its headers alone.

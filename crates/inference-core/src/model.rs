@@ -2,8 +2,8 @@
 
 use crate::{
     Adapters, AttentionInspector, BatchItem, BatchStream, ChatPrompt, Classification,
-    ClassifyOptions, GenerateOptions, ModelInfo, ModelMetrics, Prompt, Result, SequenceState,
-    TokenId, TokenStream, TrainableModel,
+    ClassifyOptions, Error, GenerateOptions, ModelInfo, ModelMetrics, Prompt, Result,
+    SequenceState, TokenId, TokenStream, TrainableModel,
 };
 
 /// A loaded model.
@@ -82,6 +82,26 @@ pub trait TextModel: Send + Sync {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) without a tokenizer,
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for an unknown id.
     fn decode(&self, ids: &[TokenId], skip_special: bool) -> Result<String>;
+
+    /// The ids that a prompt stands for: a text with the tokens that the
+    /// tokenizer puts around it, a chat as its template renders it.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) without a tokenizer or a
+    /// chat template, or where the model does not tell; otherwise as
+    /// [`generate`](Self::generate) for a prompt that it refuses, but for its
+    /// length.
+    fn prompt_tokens(&self, prompt: &Prompt) -> Result<Vec<TokenId>> {
+        match prompt {
+            Prompt::Tokens(ids) => Ok(ids.clone()),
+            Prompt::Text(text) => self.encode(text, true),
+            Prompt::Chat(_) => {
+                let subject = format!("the backend `{}`", self.info().backend);
+                Err(Error::unsupported(subject, "the ids of a chat"))
+            }
+        }
+    }
 
     /// The architecture's name, as in `config.json`'s `model_type`.
     fn model_type(&self) -> &str;

@@ -295,6 +295,11 @@ impl TextModel for EngineModel {
         self.requirements.tokenizer("decode")?.decode(ids, skip_special)
     }
 
+    fn prompt_tokens(&self, prompt: &Prompt) -> Result<Vec<TokenId>> {
+        self.mailbox.check_open()?;
+        self.requirements.prompt_ids(prompt, usize::MAX)
+    }
+
     fn model_type(&self) -> &str {
         &self.requirements.parts.info.architecture
     }

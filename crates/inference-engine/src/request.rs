@@ -82,6 +82,7 @@ impl Requirements {
         parts.info.context_len =
             spec.context_len.min(spec.num_blocks.saturating_mul(spec.block_size));
         parts.info.has_tokenizer = parts.tokenizer.is_some();
+        parts.info.eos_tokens.clone_from(&parts.eos);
         parts.info.has_chat_template = parts.template.is_some();
         let blocks = runner.kv_blocks();
         let has_kv_blocks = blocks.is_some();

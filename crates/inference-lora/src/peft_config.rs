@@ -119,6 +119,10 @@ impl PeftConfig {
     /// as [`LoraConfig::validate`].
     pub fn new(config: &LoraConfig) -> Result<Self> {
         config.validate()?;
+        let targets = match &config.target_pattern {
+            Some(pattern) => ModulePattern::expression("the options", "target_pattern", pattern)?,
+            None => ModulePattern::names(config.target_modules.iter().cloned()),
+        };
         Ok(Self {
             rank: config.rank,
             alpha: f64::from(config.alpha),
@@ -127,7 +131,7 @@ impl PeftConfig {
             dora: false,
             factor_bias: false,
             bias: BiasMode::None,
-            target_modules: Some(ModulePattern::names(config.target_modules.iter().cloned())),
+            target_modules: Some(targets),
             all_linear: false,
             exclude_modules: None,
             modules_to_save: Vec::new(),

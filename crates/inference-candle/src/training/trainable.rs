@@ -8,7 +8,7 @@ use inference_core::{
     Adapter, Error, LoraConfig, Loss, OptimizerConfig, Result, TrainableModel, TrainingSequence,
     TrainingState, UpdateReport,
 };
-use inference_lora::Draws;
+use inference_lora::{Draws, ModuleTable, PeftConfig, save_peft};
 
 use super::factors::Factors;
 use super::maps::maps;
@@ -82,7 +82,8 @@ impl TrainableModel for Trainable {
 
     fn apply_lora(&self, config: &LoraConfig) -> Result<Arc<dyn Adapter>> {
         let decoder = self.decoder()?;
-        let factors = Factors::new(&decoder, &decoder.config().modules(), config)?;
+        let table = decoder.config().modules();
+        let factors = Factors::new(&decoder, &table, config)?;
         let total_params = factors.total_params();
         let mut shared = self.shared();
         shared.factors = Some(factors);
@@ -90,7 +91,7 @@ impl TrainableModel for Trainable {
         let generation = shared.generation;
         drop(shared);
         let shared = Arc::clone(&self.shared);
-        Ok(Arc::new(TrainedAdapter { shared, generation, total_params }))
+        Ok(Arc::new(TrainedAdapter { shared, generation, total_params, table }))
     }
 
     fn set_optimizer(&self, config: &OptimizerConfig) -> Result<()> {
@@ -159,6 +160,7 @@ struct TrainedAdapter {
     shared: Arc<Mutex<Shared>>,
     generation: u64,
     total_params: usize,
+    table: ModuleTable,
 }
 
 impl Adapter for TrainedAdapter {
@@ -172,9 +174,8 @@ impl Adapter for TrainedAdapter {
         let Some(factors) = factors else {
             return Err(Error::engine_message("another adapter took this one's place"));
         };
-        let (weights, config) = (factors.weights()?, factors.config.clone());
+        let (weights, config) = (factors.weights()?, PeftConfig::new(&factors.config)?);
         drop(shared);
-        let _ = (weights, config, path);
-        Err(Error::unsupported("the adapter", "save"))
+        save_peft(path, &config, &weights, &self.table)
     }
 }
