@@ -6,6 +6,7 @@ mod engine;
 mod instant_runner;
 mod long_context;
 mod lora;
+mod lora_training;
 mod machine;
 mod memory;
 mod overhead;
@@ -28,6 +29,7 @@ pub(crate) enum Bench {
     CpuWorker(cpu::CpuWorker),
     Engine(engine::EngineBench),
     Lora(lora::LoraBench),
+    LoraTraining(lora_training::LoraTrainingBench),
 }
 
 impl Bench {
@@ -38,6 +40,7 @@ impl Bench {
             Self::CpuWorker(worker) => worker.run(),
             Self::Engine(bench) => bench.run(),
             Self::Lora(bench) => bench.run(),
+            Self::LoraTraining(bench) => bench.run(),
         }
     }
 }

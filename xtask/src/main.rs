@@ -5,6 +5,8 @@ mod conformance;
 mod demo;
 mod eval_demo;
 mod fuzz_seeds;
+mod lora_demo;
+mod lora_interop;
 mod train_demo;
 
 use std::process::ExitCode;
@@ -26,6 +28,8 @@ enum Command {
     TrainDemo(train_demo::TrainDemo),
     EvalDemo(eval_demo::EvalDemo),
     FuzzSeeds(fuzz_seeds::FuzzSeeds),
+    LoraDemo(lora_demo::LoraDemo),
+    LoraInterop(lora_interop::LoraInterop),
     #[command(subcommand)]
     Bench(bench::Bench),
     Conformance(conformance::Conformance),
@@ -37,6 +41,8 @@ fn main() -> ExitCode {
         Command::TrainDemo(command) => command.run(),
         Command::EvalDemo(command) => command.run(),
         Command::FuzzSeeds(command) => command.run(),
+        Command::LoraDemo(command) => command.run(),
+        Command::LoraInterop(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Conformance(command) => command.run(),
     };

@@ -24,7 +24,8 @@ const IMPLEMENTED: [CapabilityId; 16] = [
 
 /// The capabilities of a backend that loads with [`load_model`](crate::load_model):
 /// what is implemented has the given status and detail (how far the device's
-/// own operations are trusted), everything else is planned.
+/// own operations are trusted), everything else is planned. Training works on
+/// the CPU alone, whose backend adds it.
 #[must_use]
 pub fn capabilities(status: CapabilityStatus, detail: &str) -> Capabilities {
     CapabilityId::ALL.iter().fold(Capabilities::none(), |all, id| {

@@ -35,7 +35,8 @@ fn noise(trainable: &dyn TrainableModel) -> TrainingState {
 }
 
 fn sequences() -> Vec<TrainingSequence> {
-    let ids = |seed: u64, len: u64| (0..len).map(|i| (Draws::new(seed).bits(i) % 250) as u32 + 3);
+    let ids =
+        |seed: u64, len: u64| (0..len).map(move |i| (Draws::new(seed).bits(i) % 250) as u32 + 3);
     vec![
         TrainingSequence::new(ids(1, 11).collect()),
         TrainingSequence::new(ids(2, 14).collect()),
@@ -160,9 +161,8 @@ fn each_operation_goes_back_as_differences_say() {
     let other = draw(7, &[5, 8]);
     check("add_scaled", &draw(2, &[5, 8]), &|x| reference::add_scaled(&other, x, 0.7));
     let lens = [(0, 3), (3, 2)];
-    let step = |(start, len)| StepSequence { prompt_len: len, ..sequence(start, len) };
-    let sequences = lens.map(step);
-    let batch = BatchView { sequences: &sequences, positions: &[0, 1, 2, 0, 1] };
+    let sequences = lens.map(|(start, len)| sequence(start, len));
+    let batch = BatchView { sequences: &sequences, positions: &[0, 1, 2, 0, 1], adapters: &[] };
     for (window, softcap) in [(None, None), (Some(2), None), (None, Some(1.5))] {
         let spec = AttentionSpec {
             num_heads: 4,
@@ -180,9 +180,8 @@ fn each_operation_goes_back_as_differences_say() {
 }
 
 fn sequence(start: usize, len: usize) -> StepSequence {
-    let first = TrainingSequence::new(vec![0; len]);
     let block_table = Vec::new();
-    StepSequence { start, len, position: 0, prompt_len: first.ids.len(), block_table }
+    StepSequence { start, len, position: 0, prompt_len: len, block_table, adapter: None }
 }
 
 /// A batch's gradients are the mean of its sequences', by targets.

@@ -18,6 +18,13 @@ pub(crate) struct Loaded {
     probe: Option<Arc<ProbeBus>>,
 }
 
+impl Loaded {
+    /// What watches it.
+    pub(crate) fn probe(&self) -> Option<&Arc<ProbeBus>> {
+        self.probe.as_ref()
+    }
+}
+
 impl Deref for Loaded {
     type Target = dyn TextModel;
 

@@ -22,6 +22,7 @@ mod speculating;
 mod state;
 mod streams;
 mod text;
+mod training;
 
 use crate::behaviour::Behaviour;
 
@@ -48,5 +49,6 @@ pub(crate) const GROUPS: &[&[Behaviour]] = &[
     state::BEHAVIOURS,
     scheduling::BEHAVIOURS,
     speculating::BEHAVIOURS,
+    training::BEHAVIOURS,
     closing::BEHAVIOURS,
 ];

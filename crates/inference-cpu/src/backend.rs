@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use inference_core::{
-    Availability, Backend, Capabilities, CapabilityStatus, DiscoveredModel, LoadOptions,
-    ModelSource, Result, TextModel,
+    Availability, Backend, Capabilities, CapabilityId, CapabilityStatus, DiscoveredModel,
+    LoadOptions, ModelSource, Result, TextModel,
 };
 
 use crate::device::describe;
@@ -67,7 +67,11 @@ impl Backend for CpuBackend {
     }
 
     fn capabilities(&self) -> Capabilities {
-        inference_candle::capabilities(CapabilityStatus::Supported, "")
+        inference_candle::capabilities(CapabilityStatus::Supported, "").with(
+            CapabilityId::LoraTraining,
+            CapabilityStatus::Supported,
+            "",
+        )
     }
 
     fn accepts(&self, model: &DiscoveredModel) -> Result<()> {

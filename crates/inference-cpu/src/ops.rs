@@ -28,7 +28,7 @@ const CHUNK: usize = 1 << 14;
 
 /// [`Ops`] with kernels of the CPU's own instruction set, on threads of its
 /// own. Results cannot be differentiated; training uses
-/// [`ReferenceOps`](inference_candle::ReferenceOps).
+/// the reference operations around its maps.
 #[derive(Clone, Debug)]
 pub struct CpuOps {
     pub(crate) device: Device,

@@ -4,6 +4,21 @@
 //! factors of each module that it changes, whatever the format of its files.
 //! [`ModuleTable`] is what it is checked against.
 //!
+//! # Training
+//!
+//! [`TrainingData`] reads examples, [`Trainer`] runs over them on any model that
+//! [`can be trained`](inference_core::TextModel::as_trainable), and
+//! [`Checkpoints`] keep a run that may end at any moment. The same data, options
+//! and seed give the same bits, in one run or in several.
+//!
+//! Sequences of a batch lie side by side without padding and do not see each
+//! other ([`BatchSize::Tokens`] packs them). The loss is the mean over targets:
+//! with several batches per step each counts by its targets. Factors of 16 bits
+//! ([`AdapterDtype::Bf16`](inference_core::AdapterDtype::Bf16)) are roundings
+//! of the optimizer's f32 copy.
+//!
+//! # What it does not know
+//!
 //! The crate knows modules by name and weights by shape, never a decoder:
 //! `inference-candle` applies what is read here to the model that it serves.
 

@@ -1,7 +1,9 @@
 //! `inference lora`: adapters.
 
 mod inspect;
+mod loss_curve;
 mod merge;
+mod train;
 
 use clap::Subcommand;
 
@@ -10,13 +12,14 @@ use crate::failure::Result;
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
+  inference lora train --model ./my-model --data train.jsonl --out ./my-adapter
   inference lora inspect ./my-adapter --model ./my-model
   inference lora merge ./my-model ./my-adapter ./merged
   inference lora merge ./my-model ./my-adapter merged.gguf --type Q4_K_M
   inference lora inspect ./my-adapter --json | jq .parameters
   inference generate --model ./my-model --adapter ./my-adapter=0.5 \"The sea\"";
 
-/// Look at adapters, or merge them into models
+/// Train adapters, look at them, or merge them into models
 ///
 /// An adapter is a folder as PEFT or mlx-lm writes it, or a GGUF file of llama.cpp's. Other
 /// commands use one with --adapter PATH[=SCALE].
@@ -30,11 +33,13 @@ pub(crate) struct Args {
 enum Command {
     Inspect(inspect::Args),
     Merge(merge::Args),
+    Train(Box<train::Args>),
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Result<()> {
     match &args.command {
         Command::Inspect(args) => inspect::run(args, context),
         Command::Merge(args) => merge::run(args, context),
+        Command::Train(args) => train::run(args, context),
     }
 }
