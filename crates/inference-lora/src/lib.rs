@@ -21,6 +21,20 @@
 //!
 //! The crate knows modules by name and weights by shape, never a decoder:
 //! `inference-candle` applies what is read here to the model that it serves.
+//!
+//! # Files
+//!
+//! [`AdapterFiles::open`] tells the format by the content: PEFT, mlx-lm, or one
+//! of llama.cpp's GGUF files. [`AdapterFiles::read`] honours every field of a
+//! configuration or refuses it by name, and compares names, shapes, pairs and
+//! promises with the modules; [`ReadOptions::lenient`] lists what does not
+//! match. [`save_peft`] writes PEFT's files, whole or not at all
+//! ([`replace_files`]).
+//!
+//! # Arithmetic
+//!
+//! [`ModuleDelta`] says what a change does to its map. [`MergeDelta`] adds it
+//! to rows of the matrix, DoRA included.
 
 mod adamw;
 mod adapter_files;

@@ -38,6 +38,7 @@ fn main() -> inference::Result<()> {
 //! | `demo` (default) | the embedded model, [`demo`] |
 //! | `batched` | thousands of small networks evaluated together, `inference::batched` |
 //! | `discover` | finding models and fetching them from the hub, `inference::discover` |
+//! | `lora` | reading, merging and saving LoRA adapters, `inference::lora` |
 //! | `cuda` | the CUDA backend, built against CUDA |
 //! | `metal` | the Metal backend, built against Metal |
 //! | `llama-cpp` | llama.cpp as a backend; needs CMake, a C++ compiler and libclang |
