@@ -68,8 +68,8 @@ impl WeightMemory {
     ///
     /// `Exhausted`, naming `purpose`, where there is no memory.
     pub(crate) fn of(sizes: impl IntoIterator<Item = usize>, purpose: &str) -> Result<Self> {
-        let each = sizes.into_iter().map(|size| size.checked_next_multiple_of(LINE));
-        let total = each.fold(Some(0_usize), |sum, size| sum?.checked_add(size?));
+        let mut each = sizes.into_iter().map(|size| size.checked_next_multiple_of(LINE));
+        let total = each.try_fold(0_usize, |sum, size| sum.checked_add(size?));
         let region = total.and_then(|total| Region::map(total, total >= WORTH_HUGE));
         let needed = total.map_or(u64::MAX, |total| total as u64);
         let exhausted = || Error::exhausted(format!("memory for {purpose}, in bytes"), needed, 0);

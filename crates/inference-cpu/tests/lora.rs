@@ -160,7 +160,8 @@ fn adapter(runner: &CandleRunner, seed: usize) -> AdapterWeights {
     let table = runner.decoder().config().modules();
     let mut weights = AdapterWeights::default();
     for (index, (name, module)) in table.modules.iter().enumerate() {
-        if !name.ends_with("_proj") || name.contains("experts") || (index + seed) % 3 == 0 {
+        if !name.ends_with("_proj") || name.contains("experts") || (index + seed).is_multiple_of(3)
+        {
             continue;
         }
         let rank = [1, 4, 17][(index + seed) % 3];
