@@ -69,7 +69,8 @@ fn every_factor_of_every_layer_has_a_gradient() {
         let loss = trainable.forward_loss(&sequences()).unwrap();
         trainable.backward(loss).unwrap();
         let gradients: HashMap<_, _> = trainable.gradients().into_iter().collect();
-        assert!(state.factors.len() >= 2 * 7 * trainable.num_layers().min(2), "{case}");
+        // Fused maps are one module.
+        assert!(state.factors.len() > 2 * 4 * trainable.num_layers(), "{case}");
         for factor in &state.factors {
             let gradient = &gradients[&factor.name];
             assert_eq!(gradient.len(), factor.values.len(), "{case}: {}", factor.name);
@@ -109,7 +110,8 @@ fn gradients_are_those_of_differences() {
             trainable.restore(&moved).unwrap();
             f64::from(trainable.evaluate(&sequences()).unwrap())
         };
-        let step = 2e-4;
+        // The loss is curved: at ten times this step two of them are a fifth off.
+        let step = 2e-5;
         let found = (at(step) - at(-step)) / (2.0 * f64::from(step));
         let tolerance = 0.02 * slope.abs() + 0.02;
         assert!((found - slope).abs() < tolerance, "{case}: {found} is not {slope}");
