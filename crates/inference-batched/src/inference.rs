@@ -4,6 +4,8 @@ use std::path::Path;
 
 use inference_core::{Error, Result};
 
+#[cfg(feature = "candle")]
+use crate::candle_models::CandleModels;
 use crate::device::{Device, DeviceKind};
 use crate::kernels::InstructionSet;
 use crate::kernels::execute::Executor;
@@ -44,7 +46,12 @@ pub struct BatchedInference {
 /// What a device keeps.
 #[derive(Debug)]
 enum State {
-    Cpu { models: PackedModels, executor: Executor },
+    Cpu {
+        models: PackedModels,
+        executor: Executor,
+    },
+    #[cfg(feature = "candle")]
+    Candle(CandleModels),
 }
 
 impl BatchedInference {
@@ -86,6 +93,10 @@ impl BatchedInference {
                     PackedModels::new(num_models, &architecture, options.dtype, options.layout)?;
                 let executor = Executor::new(models.layout(), set, options)?;
                 State::Cpu { models, executor }
+            }
+            #[cfg(feature = "candle")]
+            DeviceKind::Candle(device) => {
+                State::Candle(CandleModels::new(num_models, &architecture, device, options)?)
             }
         };
         Ok(Self { num_models, architecture, dtype: options.dtype, device, state })
@@ -206,19 +217,25 @@ impl BatchedInference {
         &self.device
     }
 
-    /// Threads of a call that has them to itself.
+    /// Threads of a call that has them to itself; 1 with Candle, which has its
+    /// own.
     #[must_use]
     pub fn threads(&self) -> usize {
         match &self.state {
             State::Cpu { executor, .. } => executor.threads(),
+            #[cfg(feature = "candle")]
+            State::Candle(_) => 1,
         }
     }
 
-    /// What computes: on the CPU the instruction set of the kernels.
+    /// What computes: on the CPU the instruction set of the kernels, else
+    /// `candle`.
     #[must_use]
     pub fn kernels(&self) -> &str {
         match &self.state {
             State::Cpu { executor, .. } => executor.instruction_set(),
+            #[cfg(feature = "candle")]
+            State::Candle(_) => "candle",
         }
     }
 
@@ -227,6 +244,10 @@ impl BatchedInference {
     pub fn weight_bytes(&self) -> usize {
         match &self.state {
             State::Cpu { models, .. } => models.model_bytes() * self.num_models,
+            #[cfg(feature = "candle")]
+            State::Candle(_) => {
+                self.architecture.parameters() * self.dtype.bytes() * self.num_models
+            }
         }
     }
 
@@ -250,6 +271,8 @@ impl BatchedInference {
         let weights = CheckedWeights::new(index, &self.architecture, self.dtype, weights)?;
         match &self.state {
             State::Cpu { models, .. } => models.load(index, &weights),
+            #[cfg(feature = "candle")]
+            State::Candle(models) => models.load(index, &weights)?,
         }
         Ok(())
     }
@@ -268,6 +291,8 @@ impl BatchedInference {
     fn unpack(&self, index: usize) -> Result<Option<Vec<(String, Vec<f32>)>>> {
         let layers = match &self.state {
             State::Cpu { models, .. } => models.unpack(index, &self.architecture),
+            #[cfg(feature = "candle")]
+            State::Candle(models) => models.unpack(index)?,
         };
         let named = layers.map(|layers| {
             let named = layers.into_iter().zip(&self.architecture.layers).enumerate();
@@ -289,6 +314,8 @@ impl BatchedInference {
         self.check_index(index)?;
         match &self.state {
             State::Cpu { models, .. } => Ok(models.is_loaded(index)),
+            #[cfg(feature = "candle")]
+            State::Candle(models) => Ok(models.is_loaded(index)),
         }
     }
 
@@ -302,6 +329,8 @@ impl BatchedInference {
         self.check_index(index)?;
         match &self.state {
             State::Cpu { models, .. } => Ok(models.unload(index)),
+            #[cfg(feature = "candle")]
+            State::Candle(models) => Ok(models.unload(index)),
         }
     }
 
@@ -407,6 +436,8 @@ impl BatchedInference {
             State::Cpu { models, executor } => {
                 executor.run(models, self.num_models, request, outputs)
             }
+            #[cfg(feature = "candle")]
+            State::Candle(models) => models.run(request, outputs),
         }
     }
 

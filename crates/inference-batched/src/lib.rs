@@ -28,6 +28,11 @@
 //!   kind have been made.
 //! - A model without weights is an error that names it, never zeros.
 //!
+//! # Features
+//!
+//! `candle`, `cuda`, `metal`: the same through Candle's operations on its
+//! devices (experimental); `Device::candle`, [`Device::cuda`], [`Device::metal`].
+//!
 //! # Threads
 //!
 //! A group has threads of its own, or shares a pool of [`Workers`] with others.
@@ -39,6 +44,8 @@
 
 mod activation;
 mod architecture;
+#[cfg(feature = "candle")]
+mod candle_models;
 mod device;
 mod dtype;
 mod groups;

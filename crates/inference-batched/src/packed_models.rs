@@ -44,7 +44,15 @@ pub(crate) struct Place {
     /// Of the model's group in its slab.
     group: usize,
     /// Of the model in its group.
-    pub(crate) lane: usize,
+    lane: usize,
+}
+
+impl Place {
+    /// The place of another lane of the same group.
+    #[inline]
+    pub(crate) fn neighbour(self, lane: usize) -> Self {
+        Self { index: self.index - self.lane + lane, lane, ..self }
+    }
 }
 
 impl PackedModels {

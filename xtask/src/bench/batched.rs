@@ -30,7 +30,9 @@ struct Column {
 /// One row per model. A round measures each contender once, one after the other, so that a
 /// machine that drifts drifts for all; ratios are medians of the ratios within a round.
 /// Contenders in this process: ours, a loop over Candle's products, a loop over the `gemm`
-/// crate's. With --python also numpy's and PyTorch's batched products, where installed.
+/// crate's. With --python also numpy's and PyTorch's batched products, where installed; PyTorch
+/// with one thread or all, whichever is faster. Candle's threads are those of RAYON_NUM_THREADS;
+/// for products as small as these, 1 is its best.
 #[derive(Debug, Args)]
 pub(crate) struct BatchedBench {
     /// Threads of ours and of PyTorch; default: all

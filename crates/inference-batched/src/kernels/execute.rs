@@ -239,11 +239,11 @@ impl Call<'_> {
             let mut lanes = LaneRows([Rows::NONE; GROUP]);
             loop {
                 let model = self.request.model(position);
-                let place = self.models.place(model);
+                let place = first.neighbour(model % GROUP);
                 let rows = self.rows(position, block);
                 if rows.count > 0 {
                     if slab.has(place) {
-                        lanes.0[place.lane] = rows;
+                        lanes.0[model % GROUP] = rows;
                     } else {
                         self.stop.miss(model);
                     }

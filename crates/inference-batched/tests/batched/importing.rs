@@ -111,7 +111,7 @@ fn damaged_files_are_errors_and_nothing_worse() {
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0xff;
-            let mut try_with = |bytes: &[u8]| {
+            let try_with = |bytes: &[u8]| {
                 std::fs::write(&path, bytes).unwrap();
                 usize::from(from_folder(folder.path(), Some(&torch_architecture())).is_err())
             };
