@@ -119,7 +119,7 @@ impl LoraDemo {
     }
 }
 
-/// Made-up words of 2 to 9 letters, each once.
+/// Made-up words of 3 to 9 letters, each once.
 fn words(seed: u64, count: usize) -> Vec<String> {
     let draws = Draws::new(seed).stream(7);
     let mut known = std::collections::HashSet::new();
