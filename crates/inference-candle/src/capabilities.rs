@@ -3,7 +3,7 @@
 use inference_core::{Capabilities, CapabilityId, CapabilityStatus};
 
 /// What the loader, the engine and the decoder implement on any device.
-const IMPLEMENTED: [CapabilityId; 16] = [
+const IMPLEMENTED: [CapabilityId; 17] = [
     CapabilityId::Load,
     CapabilityId::QuantizedWeights,
     CapabilityId::Generate,
@@ -19,6 +19,7 @@ const IMPLEMENTED: [CapabilityId; 16] = [
     CapabilityId::SpeculativeDecoding,
     CapabilityId::AttentionProbe,
     CapabilityId::KvSnapshot,
+    CapabilityId::AdapterAtLoad,
     CapabilityId::LoraInference,
 ];
 

@@ -73,6 +73,8 @@ pub(crate) fn check(context: &Context, id: CapabilityId) -> Check {
         CapabilityId::LoraInference => {
             absent("as_adapters", model.as_adapters().is_some())?;
             refused("`adapter`", options().with_adapter("none"))?;
+        }
+        CapabilityId::AdapterAtLoad => {
             let load = context.data().load.clone().with_adapter_path("none");
             let loaded = context.backend().load_model(&context.data().source, &load);
             ensure_kind(loaded, ErrorKind::Unsupported, "loading with `adapter_path`")?;

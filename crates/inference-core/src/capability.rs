@@ -91,7 +91,9 @@ capability_ids! {
     StructuredOutput = "structured_output", "output";
     /// Embedding vectors of texts.
     Embeddings = "embeddings", "output";
-    /// Using LoRA adapters.
+    /// An adapter loaded with the model, for every request.
+    AdapterAtLoad = "adapter_at_load", "adapters";
+    /// LoRA adapters loaded at any time and chosen per request.
     LoraInference = "lora_inference", "adapters";
     /// Training LoRA adapters.
     LoraTraining = "lora_training", "adapters";

@@ -10,7 +10,8 @@ use inference_core::{
 use crate::device::Devices;
 
 /// What llama.cpp computes and the engine builds on it.
-const IMPLEMENTED: [CapabilityId; 13] = [
+const IMPLEMENTED: [CapabilityId; 14] = [
+    CapabilityId::AdapterAtLoad,
     CapabilityId::Load,
     CapabilityId::QuantizedWeights,
     CapabilityId::Generate,

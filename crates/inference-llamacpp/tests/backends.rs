@@ -64,6 +64,8 @@ fn what_is_declared_is_what_the_engine_does_for_it() {
     for (id, declared) in [
         (CapabilityId::Generate, true),
         (CapabilityId::Logits, true),
+        (CapabilityId::AdapterAtLoad, true),
+        (CapabilityId::LoraInference, false),
         (CapabilityId::LoraTraining, false),
         (CapabilityId::AttentionProbe, false),
     ] {

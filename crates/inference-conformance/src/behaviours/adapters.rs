@@ -54,7 +54,12 @@ pub(super) const BEHAVIOURS: &[Behaviour] = &[
     Behaviour {
         id: "adapters/load-path",
         demand: "`adapter_path` is for requests that name no adapter, until it is unloaded",
-        requires: REQUIRES,
+        requires: &[
+            CapabilityId::Load,
+            CapabilityId::Generate,
+            CapabilityId::AdapterAtLoad,
+            CapabilityId::LoraInference,
+        ],
         check: load_path,
     },
     Behaviour {

@@ -61,6 +61,7 @@ impl Backend for Specimen {
             CapabilityId::Logits,
             CapabilityId::Logprobs,
             CapabilityId::KvSnapshot,
+            CapabilityId::AdapterAtLoad,
             CapabilityId::LoraInference,
             CapabilityId::PrefixCache,
             CapabilityId::ContinuousBatching,

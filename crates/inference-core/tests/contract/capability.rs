@@ -25,6 +25,7 @@ fn every_id_is_there_exactly_once() {
 fn names_are_stable_and_differ() {
     let names: BTreeSet<_> = CapabilityId::ALL.iter().map(|id| id.as_str()).collect();
     let expected = [
+        "adapter_at_load",
         "attention_probe",
         "batch_generate",
         "chat",
