@@ -29,8 +29,12 @@ fn inspect_shows_an_adapter_and_whether_it_fits() {
 
     let Some(other) = inference_fixtures::dir("tiny/phi3-longrope") else { return };
     let args = ["lora", "inspect", &adapter, "--model", other.to_str().unwrap()];
-    let error = inference(args).error(3);
-    assert!(error.contains("q_proj") && error.contains("qkv_proj"), "{error}");
+    // The report lists what does not match, the error says what is wrong.
+    let run = inference(args);
+    assert_eq!(run.code, Some(3), "{}", run.stderr);
+    assert!(run.stdout.contains("layers.1.self_attn.q_proj.lora_A"), "{}", run.stdout);
+    assert!(run.stderr.contains("gate_proj.lora_A"), "{}", run.stderr);
+    assert!(run.stderr.contains("qkv_proj"), "{}", run.stderr);
     let error = inference(["lora", "inspect", &base]).error(3);
     assert!(error.contains("adapter_config.json"), "{error}");
 }
