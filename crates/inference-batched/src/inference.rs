@@ -288,6 +288,7 @@ impl BatchedInference {
     }
 
     /// A model's weights by name; `None` where it has none.
+    #[expect(clippy::type_complexity, reason = "weights by name, or none")]
     fn unpack(&self, index: usize) -> Result<Option<Vec<(String, Vec<f32>)>>> {
         let layers = match &self.state {
             State::Cpu { models, .. } => models.unpack(index, &self.architecture),

@@ -28,6 +28,7 @@ pub(crate) struct CheckedWeights<'a> {
 impl<'a> CheckedWeights<'a> {
     /// Checks weights by name: all are there, of the right length, no others,
     /// and none too large for `dtype`. `model` is for messages.
+    #[expect(clippy::type_complexity, reason = "weight and bias, as far as they were met")]
     pub(crate) fn new(
         model: usize,
         architecture: &Architecture,

@@ -49,6 +49,7 @@ impl BatchedWeights {
     ///
     /// Those of [`Architecture::validate`]; `Exhausted` where there is no
     /// memory.
+    #[expect(clippy::slow_vector_initialization, reason = "memory may not suffice")]
     pub fn with_dtype(
         num_models: usize,
         architecture: &Architecture,

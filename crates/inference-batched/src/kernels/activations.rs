@@ -1,5 +1,7 @@
 //! Activation functions over registers.
 
+#![allow(clippy::excessive_precision, reason = "coefficients as they were published")]
+
 use std::f32::consts::{FRAC_1_SQRT_2, LN_2, LOG2_E};
 
 use super::simd::Simd;

@@ -216,6 +216,7 @@ unsafe fn tiles<S: Simd, E: Element, const R: usize, const V: usize, const C: us
 /// `R` rows and `V` registers of outputs. Input `k` goes to sum `k % C`; the
 /// sums, the first of which begins with the bias, are added up in pairs.
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "two places of one array at once")]
 unsafe fn tile<S: Simd, E: Element, const R: usize, const V: usize, const C: usize>(
     panel: &Panel<E>,
     x: [*const f32; R],
