@@ -137,7 +137,8 @@ impl Allocation {
     /// `len` zeros in a mapping of their own, where there is memory; in huge
     /// pages, unless they are few.
     pub(crate) fn zeros(len: usize) -> Option<Self> {
-        Region::map(len, len >= WORTH_HUGE)?.take(len)
+        let lines = len.checked_next_multiple_of(LINE)?;
+        Region::map(lines, lines >= WORTH_HUGE)?.take(len)
     }
 
     /// The first byte.
@@ -201,6 +202,16 @@ mod tests {
             drop((memory, all));
             assert!(weak.upgrade().is_none(), "freed with the last of them");
         }
+    }
+
+    #[test]
+    fn zeros_of_any_length_have_a_mapping() {
+        for len in [0, 1, 63, 64, 33_660, WORTH_HUGE - 1, WORTH_HUGE + 1] {
+            let zeros = Allocation::zeros(len).unwrap();
+            assert_eq!(zeros.bytes().len(), len);
+            assert!(zeros.bytes().iter().all(|byte| *byte == 0));
+        }
+        assert!(Allocation::zeros(usize::MAX).is_none());
     }
 
     #[test]
