@@ -182,7 +182,7 @@ impl Checkpoints {
         let bytes = read(TENSORS)?;
         let tensors = SafeTensors::deserialize(&bytes)
             .map_err(|error| invalid(TENSORS, error.to_string()))?;
-        let mut parts: HashMap<String, [Option<(Vec<usize>, Vec<f32>)>; 3]> = HashMap::new();
+        let mut parts: HashMap<String, [Option<Shaped>; 3]> = HashMap::new();
         for (name, view) in tensors.tensors() {
             let known = PARTS.iter().position(|part| name.ends_with(part));
             let (Some(index), Dtype::F32) = (known, view.dtype()) else {
@@ -208,6 +208,9 @@ impl Checkpoints {
         Ok((run, state))
     }
 }
+
+/// A tensor: its shape and values.
+type Shaped = (Vec<usize>, Vec<f32>);
 
 fn is_checkpoint(name: &str) -> bool {
     let digits = name.strip_prefix("step-");

@@ -221,7 +221,6 @@ macro_rules! replies {
     ($($(#[doc = $doc:literal])* $variant:ident($name:ident) = $id:literal;)*) => {
         /// Any reply.
         #[derive(Debug)]
-        #[expect(clippy::large_enum_variant, reason = "moved once per action")]
         #[non_exhaustive]
         pub enum Reply {
             $($(#[doc = $doc])* $variant($name),)*
