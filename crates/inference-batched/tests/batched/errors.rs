@@ -29,13 +29,16 @@ fn assert_names<T: std::fmt::Debug>(result: Result<T, Error>, kind: ErrorKind, p
     }
 }
 
+/// The arrays of a model by their keys.
+type Weights = Vec<(&'static str, Vec<f32>)>;
+
 #[test]
 fn weights_that_do_not_fit_are_named_and_change_nothing() {
     let group = group();
     group.load_weights(2, good()).unwrap();
     let row = [1.0, 2.0, 3.0];
     let before = group.forward_subset(&[2], &row).unwrap();
-    let refused = |change: &dyn Fn(&mut Vec<(&'static str, Vec<f32>)>), parts: &[&str]| {
+    let refused = |change: &dyn Fn(&mut Weights), parts: &[&str]| {
         let mut weights = good();
         weights.iter_mut().for_each(|(_, values)| values.iter_mut().for_each(|v| *v = 9.0));
         change(&mut weights);

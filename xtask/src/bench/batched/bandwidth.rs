@@ -17,6 +17,9 @@ pub(super) struct Reader {
     threads: usize,
 }
 
+/// Measures the seconds of one call.
+type Timed<'a> = dyn FnMut(&mut dyn FnMut() -> Result<()>) -> Result<f64> + 'a;
+
 impl Reader {
     pub(super) fn new(bytes: usize, threads: usize) -> Result<Self> {
         let mut map = MmapMut::map_anon(bytes.max(1))?;
@@ -29,10 +32,7 @@ impl Reader {
     }
 
     /// Bytes per second of all threads together; `timed` measures one reading.
-    pub(super) fn bytes_per_sec(
-        &self,
-        timed: &mut dyn FnMut(&mut dyn FnMut() -> Result<()>) -> Result<f64>,
-    ) -> Result<f64> {
+    pub(super) fn bytes_per_sec(&self, timed: &mut Timed<'_>) -> Result<f64> {
         let part = self.map.len().div_ceil(self.threads).next_multiple_of(8 * LANES);
         let parts: Vec<&[u8]> = self.map.chunks(part).collect();
         let barrier = Barrier::new(parts.len());
