@@ -21,12 +21,15 @@ use std::path::{Path, PathBuf};
 #[must_use]
 #[expect(clippy::print_stderr, reason = "a helper of tests")]
 pub fn dir(name: &str) -> Option<PathBuf> {
-    // This crate lies in <root>/crates/inference-fixtures.
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures");
-    let path = root.join(name);
-    if path.exists() {
+    // Beside the checkout of the package whose test runs: a target directory
+    // that several checkouts share may hold this crate as built in another.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let package = package.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let mut places = package.ancestors().map(|folder| folder.join("shared/fixtures").join(name));
+    if let Some(path) = places.find(|path| path.exists()) {
         return Some(path);
     }
+    let path = Path::new("../shared/fixtures").join(name);
     let message = format!("reference data {} is absent", path.display());
     assert!(std::env::var_os("CI").is_none(), "{message}");
     eprintln!("skipped: {message}");
