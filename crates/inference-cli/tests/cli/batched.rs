@@ -52,7 +52,9 @@ fn a_benchmark_reports_what_it_measured() {
     let args = ["batched", "bench", "--models", "40", "--widths", "4,8,2", "--seconds", "0.01"];
     let report = inference(args.into_iter().chain(["--rows", "2", "--json"])).json();
     assert_eq!(report["models"], 40);
-    assert_eq!(report["weight_bytes"], 48 * 58 * 4);
+    // As many models as fill the lanes of this machine's kernel.
+    let bytes = report["weight_bytes"].as_u64().unwrap();
+    assert!((40 * 58 * 4..=48 * 58 * 4).contains(&bytes), "{bytes}");
     assert!(report["calls"].as_u64().unwrap() >= 1);
     assert!(report["models_per_sec"].as_f64().unwrap() > 0.0);
     assert!(inference(args).text().contains("GB/s"));
