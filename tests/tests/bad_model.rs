@@ -171,7 +171,7 @@ fn options_that_cannot_be_honoured() {
     let options = LoadOptions::new;
     assert_eq!(refused(options().with_threads(0)), ErrorKind::InvalidOption);
     assert_eq!(refused(options().with_context_len(1 << 30)), ErrorKind::InvalidOption);
-    assert_eq!(refused(options().with_adapter_path("adapter")), ErrorKind::Unsupported);
+    assert_eq!(refused(options().with_adapter_path("adapter")), ErrorKind::Io);
     assert!(matches!(
         refused(options().with_gpu_layers(7)),
         ErrorKind::InvalidOption | ErrorKind::Unsupported

@@ -233,7 +233,7 @@ fn requests_that_cannot_be_are_refused() {
     assert_eq!(refused(Prompt::Tokens(vec![]), greedy(5)), ErrorKind::InvalidInput);
     assert_eq!(refused(Prompt::Tokens(vec![u32::MAX]), greedy(5)), ErrorKind::InvalidInput);
     assert_eq!(refused("Once".into(), greedy(0)), ErrorKind::InvalidOption);
-    assert_eq!(refused("Once".into(), greedy(5).with_adapter("x")), ErrorKind::Unsupported);
+    assert_eq!(refused("Once".into(), greedy(5).with_adapter("x")), ErrorKind::InvalidInput);
     let context = model.info().context_len;
     let kind = refused(Prompt::Tokens(vec![3; context + 1]), greedy(5));
     assert!(matches!(kind, ErrorKind::Exhausted | ErrorKind::InvalidInput), "{kind:?}");

@@ -32,7 +32,7 @@ impl Model {
         match (self.loaded(change), name) {
             (Some(_), _) if self.flaw().is(Defect::AdapterUnapplied) => Ok(0),
             (Some(change), _) => Ok(change),
-            (None, None) => Ok(0),
+            (None, None) => Ok(self.moved()),
             (None, Some(_)) if self.flaw().is(Defect::AdapterCrashes) => {
                 Err(Error::engine_message("no such adapter"))
             }

@@ -246,6 +246,12 @@ defects! {
     AdapterPathIgnored => "adapters/load-path",
     /// What is no number is loaded.
     NanLoaded => "adapters/damaged",
+    /// A step changes nothing.
+    StepForgotten => "training/learns",
+    /// Training changes the weights of the base.
+    TrainingMovesBase => "training/base-unchanged",
+    /// A step without gradients is taken.
+    StepsOnNothing => "training/misuse",
     /// Every token's event says that it is the first.
     TokenEventsUnnumbered => "probes/tokens",
     /// The logits of events are those of the next id.

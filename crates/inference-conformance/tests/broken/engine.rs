@@ -241,7 +241,9 @@ impl Shared {
                 state.count();
                 continue;
             }
-            if self.settings.prefix_cache && sequence.kv.is_empty() {
+            // Every position's row has to be computed.
+            let whole = matches!(sequence.task, Task::Score { all: true, .. });
+            if self.settings.prefix_cache && sequence.kv.is_empty() && !whole {
                 // The last token is computed in any case: its logits are wanted.
                 let most = (sequence.ids.len() - 1) / BLOCK_SIZE * BLOCK_SIZE;
                 while sequence.kv.len() < most {

@@ -14,6 +14,7 @@ mod sampler;
 mod sequence;
 mod snapshot;
 mod specimen;
+mod training;
 mod vocabulary;
 
 use std::sync::Arc;

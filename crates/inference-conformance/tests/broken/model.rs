@@ -8,7 +8,7 @@ use inference_core::{
     Adapters, AttentionInspector, BatchItem, BatchStream, ChatPrompt, Classification,
     ClassifyOptions, Error, GenerateOptions, LabelScore, LogitRows, ModelInfo, ModelMetrics,
     Prompt, PromptLogits, Result, Scorer, SequenceState, TextModel, TokenEvent, TokenId,
-    TokenSource, TokenStream,
+    TokenSource, TokenStream, TrainableModel,
 };
 
 use crate::adapters::Loaded;
@@ -19,6 +19,7 @@ use crate::engine_state::Settings;
 use crate::language::Kv;
 use crate::sampler::{log_softmax, ranked, report};
 use crate::sequence::{Sequence, Task};
+use crate::training::Training;
 use crate::vocabulary::{self, VOCAB_SIZE};
 
 pub(crate) struct Model {
@@ -26,6 +27,7 @@ pub(crate) struct Model {
     pub(crate) shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
     pub(crate) adapters: Mutex<Loaded>,
+    pub(crate) training: Mutex<Training>,
 }
 
 impl Model {
@@ -54,6 +56,7 @@ impl Model {
             shared,
             thread: Mutex::new(Some(thread)),
             adapters: Mutex::default(),
+            training: Mutex::default(),
         }))
     }
 
@@ -335,6 +338,10 @@ impl TextModel for Model {
 
     fn as_attention_inspector(&self) -> Option<&dyn AttentionInspector> {
         Some(self.inspector())
+    }
+
+    fn as_trainable(&self) -> Option<&dyn TrainableModel> {
+        Some(self)
     }
 
     fn as_adapters(&self) -> Option<&dyn Adapters> {

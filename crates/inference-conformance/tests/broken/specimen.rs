@@ -63,6 +63,7 @@ impl Backend for Specimen {
             CapabilityId::KvSnapshot,
             CapabilityId::AdapterAtLoad,
             CapabilityId::LoraInference,
+            CapabilityId::LoraTraining,
             CapabilityId::PrefixCache,
             CapabilityId::ContinuousBatching,
             CapabilityId::SpeculativeDecoding,
