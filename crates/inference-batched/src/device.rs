@@ -31,7 +31,7 @@ impl Device {
         Self(DeviceKind::Candle(device))
     }
 
-    /// A CUDA device, through [`candle`](Self::candle) (experimental).
+    /// A CUDA device, as a device of Candle (experimental).
     ///
     /// # Errors
     ///
@@ -45,7 +45,7 @@ impl Device {
         Err(unavailable("cuda", ordinal, "built without the feature `cuda`"))
     }
 
-    /// A Metal device, through [`candle`](Self::candle) (experimental).
+    /// A Metal device, as a device of Candle (experimental).
     ///
     /// # Errors
     ///
