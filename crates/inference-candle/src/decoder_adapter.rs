@@ -304,22 +304,9 @@ impl Maker<'_> {
 
     /// The maps that a module of the files is.
     fn rows(&self, name: &str) -> Result<Rows> {
-        let config = self.decoder.config();
-        if name == config.names.head {
-            let maps = vec![(AdaptedMap::Head, Arc::clone(self.decoder.head()))];
+        if let Some(maps) = self.decoder.module_maps(name) {
+            let maps = maps.into_iter().map(|(at, map)| (at, Arc::clone(map))).collect();
             return Ok(Rows { maps });
-        }
-        if let Some((layer, kinds)) = layer_maps(config, name) {
-            let maps = kinds.iter().filter_map(|kind| {
-                Some((
-                    AdaptedMap::Layer(layer, *kind),
-                    Arc::clone(self.decoder.layer_map(layer, *kind)?),
-                ))
-            });
-            let maps: Vec<_> = maps.collect();
-            if maps.len() == kinds.len() {
-                return Ok(Rows { maps });
-            }
         }
         if self.table.get(name).is_some() {
             return Err(unsupported(name, "changing this module"));
@@ -361,6 +348,19 @@ fn layer_maps(config: &DecoderConfig, name: &str) -> Option<(usize, &'static [La
 }
 
 impl Decoder {
+    /// The maps that a module is, in the order of its rows; `None` for what is
+    /// no affine map, and for those of a mixture.
+    pub(crate) fn module_maps(&self, name: &str) -> Option<Vec<(AdaptedMap, &Arc<dyn Linear>)>> {
+        if name == self.config().names.head {
+            return Some(vec![(AdaptedMap::Head, self.head())]);
+        }
+        let (layer, kinds) = layer_maps(self.config(), name)?;
+        let map = |kind: &LayerMap| {
+            Some((AdaptedMap::Layer(layer, *kind), self.layer_map(layer, *kind)?))
+        };
+        kinds.iter().map(map).collect()
+    }
+
     /// A map of a layer; `None` for a layer that is not there, or whose MLP is
     /// a mixture.
     #[must_use]
