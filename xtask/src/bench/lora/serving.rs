@@ -72,6 +72,7 @@ fn swaps(bench: &LoraBench, runner: &CandleRunner) -> Result<Figure> {
     let table = runner.decoder().config().modules();
     let config = LoraConfig::new()
         .with_rank(bench.rank as usize)
+        .with_alpha(bench.rank as f32)
         .with_target_modules(bench.targets.iter().cloned());
     let config = PeftConfig::new(&config)?;
     let paths = ["one", "two"].map(|name| folder.join(name));
