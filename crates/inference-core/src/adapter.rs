@@ -244,6 +244,11 @@ impl AdapterInfo {
 /// has it. Without one, such requests use the model itself.
 pub const DEFAULT_ADAPTER: &str = "default";
 
+/// The name that stands for no adapter: a request that names it uses the model
+/// itself, also where an adapter is called [`DEFAULT_ADAPTER`]. Nothing can be
+/// loaded under it.
+pub const BASE_MODEL: &str = "";
+
 /// The adapters that requests of a model can choose from.
 ///
 /// A request keeps what it began with: an adapter that is replaced, or has
@@ -253,6 +258,8 @@ pub trait Adapters: Send + Sync {
     ///
     /// # Errors
     ///
+    /// [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput) for the
+    /// name [`BASE_MODEL`];
     /// An error that names the file, field or tensor which does not fit;
     /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption) for a
     /// scale that is not finite.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{CancelToken, Error, Result, TokenId};
+use crate::{BASE_MODEL, CancelToken, Error, Result, TokenId};
 
 /// Options of one request. Every field is optional, and unset differs from
 /// zero: an unset field takes the value of the model's
@@ -91,7 +91,8 @@ pub struct GenerateOptions {
     /// themselves come faster; the tokens are those without. Saxena, *Prompt
     /// Lookup Decoding*, 2023. Default: 0.
     pub prompt_lookup: Option<usize>,
-    /// Name of the loaded adapter to use. Default: none.
+    /// Name of the loaded adapter to use; [`BASE_MODEL`] for the model itself.
+    /// Default: the adapter called [`DEFAULT_ADAPTER`](crate::DEFAULT_ADAPTER), if there is one.
     pub adapter: Option<String>,
 }
 
@@ -272,6 +273,12 @@ impl GenerateOptions {
     pub fn with_adapter(mut self, name: impl Into<String>) -> Self {
         self.adapter = Some(name.into());
         self
+    }
+
+    /// Chooses the model itself, whatever adapter is the default.
+    #[must_use]
+    pub fn with_base_model(self) -> Self {
+        self.with_adapter(BASE_MODEL)
     }
 
     /// These options, with every unset field taken from `fallback`. Lists

@@ -258,7 +258,7 @@ mod training;
 pub use inventory;
 
 pub use adapter::{
-    Adapter, AdapterDtype, AdapterInfo, Adapters, DEFAULT_ADAPTER, LoraConfig, LoraInit,
+    Adapter, AdapterDtype, AdapterInfo, Adapters, BASE_MODEL, DEFAULT_ADAPTER, LoraConfig, LoraInit,
 };
 pub use attention::{AttentionInspector, AttentionSnapshot, LayerAttention};
 pub use backend::{Availability, Backend, DeviceInfo};

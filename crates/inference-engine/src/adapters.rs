@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use inference_core::{AdapterInfo, Adapters, Result};
+use inference_core::{AdapterInfo, Adapters, BASE_MODEL, Result};
 
 use crate::model::EngineModel;
 use crate::request::Requirements;
@@ -90,6 +90,7 @@ impl Requirements {
     /// has no adapters.
     pub(crate) fn adapter(&self, name: Option<&str>) -> Result<Option<AdapterLease>> {
         match (&self.parts.adapters, name) {
+            (Some(_), Some(BASE_MODEL)) => Ok(None),
             (Some(source), name) => source.acquire(name),
             (None, Some(_)) => Err(self.no_adapters()),
             (None, None) => Ok(None),

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use inference_core::{
-    Adapters, BatchItem, CapabilityId, DEFAULT_ADAPTER, ErrorKind, GenerateOptions, TextModel,
-    TokenId,
+    Adapters, BASE_MODEL, BatchItem, CapabilityId, DEFAULT_ADAPTER, ErrorKind, GenerateOptions,
+    TextModel, TokenId,
 };
 
 use crate::adapter_folder::AdapterFolder;
@@ -50,6 +50,12 @@ pub(super) const BEHAVIOURS: &[Behaviour] = &[
         demand: "unloading waits for those that use the adapter; then its name is unknown",
         requires: REQUIRES,
         check: unload,
+    },
+    Behaviour {
+        id: "adapters/base",
+        demand: "a request can choose the model itself while an adapter is the default",
+        requires: REQUIRES,
+        check: base,
     },
     Behaviour {
         id: "adapters/load-path",
@@ -200,6 +206,22 @@ fn unload(context: &Context) -> Check {
     ensure_kind(again, ErrorKind::InvalidInput, "a request for what was unloaded")?;
     ensure_kind(adapters.unload("one"), ErrorKind::InvalidInput, "unloading it again")?;
     ensure!(adapters.list().is_empty(), "what was unloaded is listed");
+    Ok(Outcome::PASS)
+}
+
+fn base(context: &Context) -> Check {
+    let model = context.load_with(|load| load)?;
+    let (adapters, prompt) = (adapters(&*model)?, context.prompts()?.swap_remove(0));
+    let folder = AdapterFolder::new(model.info(), 1)?;
+    let plain = answer(context, &*model, &prompt, Some(BASE_MODEL))?;
+    ensure_eq!(answer(context, &*model, &prompt, None)?, plain, "tokens without adapters");
+    adapters.load(DEFAULT_ADAPTER, folder.path(), 1.0)?;
+    let adapted = answer(context, &*model, &prompt, None)?;
+    ensure!(adapted != plain, "the default adapter changes nothing");
+    let found = answer(context, &*model, &prompt, Some(BASE_MODEL))?;
+    ensure_eq!(found, plain, "tokens of the model itself beside a default adapter");
+    let refused = adapters.load(BASE_MODEL, folder.path(), 1.0);
+    ensure_kind(refused, ErrorKind::InvalidInput, "loading under the name of the model itself")?;
     Ok(Outcome::PASS)
 }
 

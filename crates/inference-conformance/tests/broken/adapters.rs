@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::PoisonError;
 
-use inference_core::{AdapterInfo, Adapters, DEFAULT_ADAPTER, Error, Result};
+use inference_core::{AdapterInfo, Adapters, BASE_MODEL, DEFAULT_ADAPTER, Error, Result};
 
 use crate::defect::Defect;
 use crate::language::mix;
@@ -25,6 +25,11 @@ impl Model {
 
     /// The change of the weights for a request that names this adapter.
     pub(crate) fn adapter(&self, name: Option<&str>) -> Result<u64> {
+        let name = match name {
+            Some(BASE_MODEL) if self.flaw().is(Defect::BaseAdapted) => None,
+            Some(BASE_MODEL) => return Ok(self.moved()),
+            name => name,
+        };
         let change = |loaded: &mut Loaded| {
             let (info, hash) = loaded.get(name.unwrap_or(DEFAULT_ADAPTER))?;
             Some(change(*hash, info.scale))
@@ -55,6 +60,9 @@ fn check(scale: f32) -> Result<()> {
 impl Adapters for Model {
     fn load(&self, name: &str, path: &Path, scale: f32) -> Result<AdapterInfo> {
         check(scale)?;
+        if name == BASE_MODEL {
+            return Err(Error::invalid_input("name of an adapter", "a character", "none"));
+        }
         let file = path.join("adapter_model.safetensors");
         let bytes = std::fs::read(&file).map_err(|error| Error::io(&file, "read", error))?;
         let header = bytes.first_chunk::<8>().map_or(0, |len| u64::from_le_bytes(*len) as usize);

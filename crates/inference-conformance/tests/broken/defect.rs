@@ -242,6 +242,8 @@ defects! {
     AdaptersShareCache => "adapters/prefix-cache",
     /// `unload` does not wait.
     UnloadsAtOnce => "adapters/unload",
+    /// The default adapter is for whoever names none, and for the base.
+    BaseAdapted => "adapters/base",
     /// `adapter_path` is not looked at.
     AdapterPathIgnored => "adapters/load-path",
     /// What is no number is loaded.
