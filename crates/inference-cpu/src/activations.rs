@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use crate::kernels::packed::{CHUNK, Chunk, ChunkKind};
 use crate::kernels::{Chunk32, Chunk256, Kernels};
 use crate::packed_rows::PackedRows;
+use crate::recycled::Recycled;
 use crate::workers::Workers;
 
 /// Rows of activations that several maps may share.
@@ -69,7 +70,7 @@ impl<'a> Activations<'a> {
 
 /// Quantized rows, `[ceil(width / CHUNK), rows]`.
 pub(crate) struct Chunks<C> {
-    chunks: Vec<C>,
+    chunks: Recycled<C>,
     rows: usize,
 }
 
@@ -82,13 +83,13 @@ impl<C: Chunk> Chunks<C> {
         workers: &Workers,
     ) -> Self {
         let rows = values.len().checked_div(width).unwrap_or(0);
-        let mut chunks = vec![C::ZERO; width.div_ceil(CHUNK) * rows];
+        let mut chunks = Recycled::new(width.div_ceil(CHUNK) * rows);
         let first = Shared(chunks.as_mut_ptr());
         // Quantizing a value costs several times a multiply-add.
         workers.for_each(rows, values.len() * 4, |row| {
             let values = values.get(row * width..(row + 1) * width).unwrap_or_default();
             // SAFETY: the table that the kernel is of is for this CPU; the
-            // chunks of a row lie `rows` apart, and each row is written once.
+            // chunks of a row lie `rows` apart, and each is written once, whole.
             unsafe { kernel(values, first.at(row), rows) };
         });
         Self { chunks, rows }
@@ -97,7 +98,7 @@ impl<C: Chunk> Chunks<C> {
 
 impl<C> fmt::Debug for Chunks<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Chunks({} rows, {} in all)", self.rows, self.chunks.len())
+        write!(f, "Chunks({} rows, {:?})", self.rows, self.chunks)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::recycled;
+
 /// Steps after which buffers that none of them needed are given back.
 const WINDOW: usize = 256;
 
@@ -60,6 +62,7 @@ impl Arena {
         if self.steps == WINDOW {
             if self.rows > self.wanted.saturating_mul(SLACK) {
                 *self = Self::default();
+                recycled::forget();
             }
             (self.steps, self.wanted) = (0, rows);
         }

@@ -6,14 +6,20 @@ use std::ops::Range;
 
 use inference_core::Result;
 
-use crate::kernels::{Kernels, PANEL, TileArgs};
+use crate::kernels::{Kernels, PANEL, TileArgs, TileEnd};
 use crate::linear::{Pieces, SharedOut};
 use crate::packed_rows::PackedRows;
 use crate::workers::Workers;
 
-/// Tiles of rows that a task goes through: their part of x and their chains
-/// stay in the second-level cache while panels pass.
+/// Rows that a task goes through, about: their part of x and their chains stay
+/// in the second-level cache while panels pass.
+const BLOCK_ROWS: usize = 264;
+
+/// Tiles of them at least.
 const BLOCK_TILES: usize = 32;
+
+/// Tasks for each thread, so that all end at about the same time.
+const TASKS: usize = 8;
 
 /// Most panels of a task, which read those rows in turn.
 const BLOCK_PANELS: usize = 8;
@@ -129,11 +135,12 @@ impl<'a, W: PanelTiles> TiledProduct<'a, W> {
         let panels = features.div_ceil(PANEL);
         // What is decoded is decoded once, so a task goes through all rows.
         let decodes = weights.decoded_len() > 0;
-        let block_tiles = if decodes { x.tiles.parts } else { BLOCK_TILES };
+        let most_tiles = if decodes { x.tiles.parts } else { BLOCK_ROWS / kernels.tile_rows };
+        // Blocks of nearly one size.
+        let blocks = x.tiles.parts.div_ceil(most_tiles.max(BLOCK_TILES));
+        let block_tiles = x.tiles.parts.div_ceil(blocks.max(1)).max(1);
         let most = if decodes { 1 } else { BLOCK_PANELS };
-        // Some tasks per thread, so that all end at about the same time.
-        let blocks = x.tiles.parts.div_ceil(block_tiles);
-        let group = (panels * blocks / (workers.threads() * 4)).clamp(1, most);
+        let group = (panels * blocks / (workers.threads() * TASKS)).clamp(1, most);
         let group = group.next_multiple_of(kernels.tile_panels);
         let (out, groups) = (SharedOut(out.as_mut_ptr()), panels.div_ceil(group));
         Self { kernels, x, weights, bias, features, out, block_tiles, group, groups }
@@ -188,7 +195,7 @@ impl<'a, W: PanelTiles> TiledProduct<'a, W> {
         assert_eq!(chains.len(), panels.len() * rows * PANEL, "as much was asked for");
         self.weights.decode(panels, decoded)?;
         for part in 0..depths.parts {
-            let k = depths.start(part)..depths.start(part + 1);
+            let (k, last) = (depths.start(part)..depths.start(part + 1), part + 1 == depths.parts);
             let values = self.x.part(part);
             assert_eq!(values.len(), tiles.len * k.len(), "`PackedRows::new` made them");
             for panel in (first..end).step_by(kernels.tile_panels) {
@@ -200,6 +207,14 @@ impl<'a, W: PanelTiles> TiledProduct<'a, W> {
                     w.len() >= (count - 1) * w_stride + depth * PANEL,
                     "panels are as long as they must be"
                 );
+                let feature = panel * PANEL;
+                let bias = self.bias.map_or(std::ptr::null(), |bias| bias[feature..].as_ptr());
+                let ends = last.then(|| TileEnd {
+                    features: (count * PANEL).min(self.features - feature),
+                    bias,
+                    out: self.out.at(first_row * self.features + feature),
+                    out_stride: self.features,
+                });
                 let args = TileArgs {
                     x: values.as_ptr(),
                     tiles,
@@ -211,22 +226,15 @@ impl<'a, W: PanelTiles> TiledProduct<'a, W> {
                     depth,
                     chains: chains[(panel - first) * rows * PANEL..].as_mut_ptr(),
                     first: part == 0,
+                    end: ends,
                 };
                 // SAFETY: the table is for this CPU (checked where it was
                 // chosen); the extents are those asserted, and chains are
                 // `rows * PANEL` for each panel; tiles are of `tile_rows` at
-                // most (`PackedRows::new`).
+                // most (`PackedRows::new`). The output was checked, and tasks
+                // write disjoint rows and features.
                 unsafe { (kernels.tiles)(&args) };
             }
-        }
-        for (panel, chains) in (first..end).zip(chains.chunks_exact(rows * PANEL)) {
-            let feature = panel * PANEL;
-            let count = PANEL.min(self.features - feature);
-            let bias = self.bias.map_or(std::ptr::null(), |bias| bias[feature..].as_ptr());
-            let out = self.out.at(first_row * self.features + feature);
-            // SAFETY: as above; the output was checked, and tasks write
-            // disjoint rows and features.
-            unsafe { (kernels.finish)(chains.as_ptr(), rows, count, bias, out, self.features) };
         }
         Ok(())
     }

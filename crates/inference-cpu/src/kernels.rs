@@ -84,7 +84,7 @@ pub(crate) use attention::{
 };
 pub(crate) use attention_tiles::{ScoreArgs, WeighArgs};
 pub(crate) use blocks::BlockArgs;
-pub(crate) use dense::{FEW_ROWS, FewArgs, PANEL, Split, TileArgs};
+pub(crate) use dense::{FEW_ROWS, FewArgs, PANEL, Split, TileArgs, TileEnd};
 pub(crate) use packed::{Chunk32, Chunk256, PackedArgs, PackedKernels};
 pub(crate) use part::{Element, GROUP};
 pub(crate) use stored::{KeyRows, Q8Block, StoreArgs, Stored};
@@ -210,8 +210,6 @@ pub(crate) struct Kernels {
     pub(crate) tile_panels: usize,
     /// Continues the chains of many rows over widened panels.
     pub(crate) tiles: unsafe fn(&TileArgs),
-    /// Ends chains: `(chains, rows, features, bias, out, out_stride)`.
-    pub(crate) finish: unsafe fn(*const f32, usize, usize, *const f32, *mut f32, usize),
     /// Keys and values of 8 bits.
     pub(crate) q8: KvKernels<Q8Block>,
     /// Turns scores into weights.
@@ -223,8 +221,8 @@ pub(crate) struct Kernels {
     pub(crate) divide: unsafe fn(Partials, &[*mut f32], usize),
     /// `x / sqrt(mean(x^2) + eps) * weight` of one row: `(x, weight, out, eps)`.
     pub(crate) rms_norm: unsafe fn(&[f32], &[f32], &mut [f32], f32),
-    /// `activation(gate) * up`: `(gate, up, out, activation)`.
-    pub(crate) gated: unsafe fn(&[f32], &[f32], &mut [f32], Activation),
+    /// `gate = activation(gate) * up`: `(gate, up, activation)`.
+    pub(crate) gated: unsafe fn(&mut [f32], &[f32], Activation),
     /// Quantizes a row of activations.
     pub(crate) quantize: unsafe fn(&[f32], &mut QuantizedRow<'_>),
     /// The affine map over blocks of a type, where they are groups of integers.
@@ -290,25 +288,13 @@ macro_rules! kernel_table {
         }
 
         $(#[target_feature(enable = $features)])?
-        unsafe fn finish(
-            chains: *const f32,
-            rows: usize,
-            features: usize,
-            bias: *const f32,
-            out: *mut f32,
-            out_stride: usize,
-        ) {
-            dense::finish::<$part, $parts>(chains, rows, features, bias, out, out_stride);
-        }
-
-        $(#[target_feature(enable = $features)])?
         unsafe fn rms_norm(x: &[f32], weight: &[f32], out: &mut [f32], eps: f32) {
             elementwise::rms_norm::<$part, $parts>(x, weight, out, eps);
         }
 
         $(#[target_feature(enable = $features)])?
-        unsafe fn gated(gate: &[f32], up: &[f32], out: &mut [f32], activation: Activation) {
-            elementwise::gated::<$part>(gate, up, out, activation);
+        unsafe fn gated(gate: &mut [f32], up: &[f32], activation: Activation) {
+            elementwise::gated::<$part>(gate, up, activation);
         }
 
         $(#[target_feature(enable = $features)])?
@@ -348,7 +334,6 @@ macro_rules! kernel_table {
             tile_rows: $tile_rows,
             tile_panels: $tile_panels,
             tiles,
-            finish,
             q8: q8_kernels::KV,
             softmax,
             merge,

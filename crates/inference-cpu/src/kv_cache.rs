@@ -12,6 +12,7 @@ use inference_engine::BlockId;
 
 use crate::kernels::{Q8Block, STRIP, Stored};
 use crate::weight_memory::Allocation;
+use crate::workers::Workers;
 
 /// Keys and values as `[group, layer, kv_head, block of the group]`, one mapping
 /// each. The blocks of one head follow each other as their numbers do, as many
@@ -41,6 +42,16 @@ pub(crate) struct Pool<T> {
 /// Positions of a group of blocks.
 const GROUP_POSITIONS: usize = 256;
 
+/// Bytes of keys, and of values, whose pages are committed at once: what the
+/// first requests write, which would wait for the operating system.
+const COMMITTED: usize = 1 << 24;
+
+/// Bytes that a thread commits at a time: a huge page.
+const COMMIT: usize = 1 << 21;
+
+/// Bytes of the smallest page.
+const PAGE: usize = 1 << 12;
+
 /// Blocks of a group.
 fn group_blocks(layout: &KvLayout) -> usize {
     (GROUP_POSITIONS / layout.block_size.max(1)).max(1)
@@ -53,8 +64,9 @@ pub(crate) fn key_tile(layout: &KvLayout) -> usize {
 }
 
 impl CpuKvCache {
-    /// A pool of zeros. Its pages are committed when they are first written.
-    pub(crate) fn new(layout: &KvLayout) -> Result<Self> {
+    /// A pool of zeros. All but its first pages are committed when they are first
+    /// written.
+    pub(crate) fn new(layout: &KvLayout, workers: &Workers) -> Result<Self> {
         layout.validate()?;
         let values = [
             layout.num_layers,
@@ -68,10 +80,10 @@ impl CpuKvCache {
         .try_fold(1usize, |product, n| product.checked_mul(*n))
         .ok_or_else(|| exhausted(usize::MAX))?;
         let pools = match layout.dtype {
-            KvDtype::F32 => Pools::F32(Pool::new(values)?),
-            KvDtype::F16 => Pools::F16(Pool::new(values)?),
-            KvDtype::Bf16 => Pools::Bf16(Pool::new(values)?),
-            KvDtype::Q8_0 => Pools::Q8(Pool::new(values)?),
+            KvDtype::F32 => Pools::F32(Pool::new(values, workers)?),
+            KvDtype::F16 => Pools::F16(Pool::new(values, workers)?),
+            KvDtype::Bf16 => Pools::Bf16(Pool::new(values, workers)?),
+            KvDtype::Q8_0 => Pools::Q8(Pool::new(values, workers)?),
             other => {
                 return Err(Error::unsupported("the backend `cpu`", format!("kv_dtype = {other}")));
             }
@@ -81,9 +93,17 @@ impl CpuKvCache {
 }
 
 impl<T: Stored> Pool<T> {
-    fn new(values: usize) -> Result<Self> {
+    fn new(values: usize, workers: &Workers) -> Result<Self> {
         let items = values / T::VALUES;
-        Ok(Self { keys: Zeros::new(items)?, values: Zeros::new(items)? })
+        let (mut keys, mut values) = (Zeros::new(items)?, Zeros::new(items)?);
+        let mut pages = keys.first_pages();
+        pages.extend(values.first_pages());
+        workers.for_each_mut(&mut pages, usize::MAX, |page| {
+            // Unless it is written, a page is everybody's zeros.
+            page.iter_mut().step_by(PAGE).for_each(|byte| *byte = std::hint::black_box(0));
+        });
+        drop(pages);
+        Ok(Self { keys, values })
     }
 }
 
@@ -250,6 +270,11 @@ impl<T: Stored> Zeros<T> {
         let memory = Allocation::zeros(bytes).ok_or_else(|| exhausted(bytes))?;
         Ok(Self { memory, items: PhantomData })
     }
+
+    /// The first [`COMMITTED`] bytes, or as many as there are.
+    fn first_pages(&mut self) -> Vec<&mut [u8]> {
+        self.memory.bytes_mut().chunks_mut(COMMIT).take(COMMITTED / COMMIT).collect()
+    }
 }
 
 impl<T: Stored> Deref for Zeros<T> {
@@ -272,13 +297,17 @@ mod tests {
 
     use super::*;
 
+    fn workers() -> Workers {
+        Workers::new(&crate::ThreadOptions::new().with_threads(2)).unwrap()
+    }
+
     fn layout(dtype: KvDtype, num_blocks: usize) -> KvLayout {
         KvLayout { num_layers: 2, num_kv_heads: 2, head_dim: 8, block_size: 4, num_blocks, dtype }
     }
 
     #[test]
     fn pools_are_zero_and_as_large_as_the_layout_says() {
-        let cache = CpuKvCache::new(&layout(KvDtype::F16, 3)).unwrap();
+        let cache = CpuKvCache::new(&layout(KvDtype::F16, 3), &workers()).unwrap();
         let Pools::F16(pool) = &cache.pools else { panic!("wrong type") };
         assert!(pool.keys.len() >= 2 * 3 * 2 * 8 * 4);
         assert!(pool.keys.iter().chain(&*pool.values).all(|v| v.to_bits() == 0));
@@ -288,7 +317,7 @@ mod tests {
     fn every_head_of_every_block_has_a_place_of_its_own() {
         for num_blocks in [1, 64, 65, 130] {
             let layout = layout(KvDtype::F16, num_blocks);
-            let cache = CpuKvCache::new(&layout).unwrap();
+            let cache = CpuKvCache::new(&layout, &workers()).unwrap();
             let Pools::F16(pool) = &cache.pools else { panic!("wrong type") };
             let mut places = std::collections::HashSet::new();
             for (layer, block) in (0..2).flat_map(|l| (0..num_blocks).map(move |b| (l, b))) {
@@ -303,10 +332,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_had_is_refused() {
-        let error = CpuKvCache::new(&layout(KvDtype::Q8_0, 3)).unwrap_err();
+        let error = CpuKvCache::new(&layout(KvDtype::Q8_0, 3), &workers()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidOption);
         for num_blocks in [usize::MAX / 8, usize::MAX / 4096] {
-            let error = CpuKvCache::new(&layout(KvDtype::F32, num_blocks)).unwrap_err();
+            let error = CpuKvCache::new(&layout(KvDtype::F32, num_blocks), &workers()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Exhausted);
         }
     }

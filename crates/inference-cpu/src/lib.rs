@@ -125,6 +125,7 @@ mod packed_product;
 mod packed_rows;
 mod packed_weight;
 mod packing;
+mod recycled;
 mod step;
 mod step_adapters;
 mod step_attention;

@@ -223,7 +223,7 @@ impl Ops for CpuOps {
     }
 
     fn kv_cache(&self, layout: &KvLayout) -> Result<Box<dyn KvCache>> {
-        Ok(Box::new(CpuKvCache::new(layout)?))
+        Ok(Box::new(CpuKvCache::new(layout, &self.workers)?))
     }
 
     fn embedding(&self, table: &Weight, ids: &[u32]) -> Result<Tensor> {
@@ -300,13 +300,12 @@ impl Ops for CpuOps {
         let (gate, up) = (Contiguous::new(gate, "gate")?, Contiguous::new(up, "up")?);
         let (gate, up) = (gate.elements()?, up.elements()?);
         let (gate, up) = (gate.f32()?, up.f32()?);
-        let mut out = vec![0.0f32; gate.len()];
+        let mut out = gate.to_vec();
         // An exponential costs some ten times a load.
         self.workers.for_each_chunk(&mut out, CHUNK, gate.len() * 8, |chunk, out| {
-            let gate = gate.get(chunk * CHUNK..).unwrap_or_default();
             let up = up.get(chunk * CHUNK..).unwrap_or_default();
             // SAFETY: the table is for this CPU, checked where it was chosen.
-            unsafe { (self.kernels.gated)(gate, up, out, activation) };
+            unsafe { (self.kernels.gated)(out, up, activation) };
         });
         tensor(out, shape)
     }

@@ -29,7 +29,7 @@ const TASK_PANELS: usize = 8;
 
 /// Rows that go over a task's panels together: their part of k stays in the
 /// second-level cache.
-const ROWS: usize = 512;
+const ROWS: usize = 256;
 
 /// `x · Wᵀ + b` from packed weights.
 pub(crate) struct PackedProduct {

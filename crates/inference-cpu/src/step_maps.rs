@@ -148,14 +148,7 @@ impl CpuOps {
 
     /// The same of a run of elements; `up` is at least as long.
     fn activate_span(&self, mlp: &GatedMlp, gate: &mut [f32], up: &[f32]) {
-        let mut copy = [0.0f32; SPAN];
-        for (gate, up) in gate.chunks_mut(SPAN).zip(up.chunks(SPAN)) {
-            let (Some(copy), Some(up)) = (copy.get_mut(..gate.len()), up.get(..gate.len())) else {
-                return;
-            };
-            copy.copy_from_slice(gate);
-            // SAFETY: the table is for this CPU, checked where it was chosen.
-            unsafe { (self.kernels.gated)(copy, up, gate, mlp.activation) };
-        }
+        // SAFETY: the table is for this CPU, checked where it was chosen.
+        unsafe { (self.kernels.gated)(gate, up, mlp.activation) };
     }
 }

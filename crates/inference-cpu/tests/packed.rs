@@ -199,3 +199,25 @@ fn extremes_are_multiplied_exactly() {
         }
     }
 }
+
+/// Rows and k beyond what is computed together, neither of them a multiple of
+/// it: every row is as it is alone.
+#[test]
+fn rows_of_long_prompts_are_what_they_are_alone() {
+    let (n, k, rows) = (35, 1280, 523);
+    let mut random = Random(11);
+    let x = tensor(random.numbers(rows * k), &[rows, k]);
+    for kind in [BlockType::Q4_0, BlockType::Q8_0, BlockType::Q4K, BlockType::Q6K] {
+        let values = random.blocks(kind, n * k);
+        let bias = Weight::from_tensor("b", tensor(random.numbers(n), &[n]));
+        let weight = weight(kind, &values, n, k);
+        for ops in all_ops() {
+            let linear = ops.linear(&weight, Some(&bias)).unwrap();
+            let all = bits(&floats(&linear.forward(&x).unwrap()));
+            for row in [0, 127, 128, 255, 256, 511, 512, rows - 1] {
+                let alone = floats(&linear.forward(&x.narrow(0, row, 1).unwrap()).unwrap());
+                assert_eq!(bits(&alone), all[row * n..(row + 1) * n], "{kind} {row} {linear:?}");
+            }
+        }
+    }
+}

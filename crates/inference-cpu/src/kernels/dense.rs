@@ -51,10 +51,26 @@ pub(crate) struct TileArgs {
     pub(crate) w_stride: usize,
     pub(crate) panels: usize,
     pub(crate) depth: usize,
-    /// `[panels, rows of the call, PANEL]`: the chains between parts of k.
+    /// `[panels, rows of the call, PANEL]`: the chains between parts of k; not
+    /// accessed where they begin and end here.
     pub(crate) chains: *mut f32,
     /// Whether chains begin here.
     pub(crate) first: bool,
+    /// Where chains end here: what they become. If not, they are written back.
+    pub(crate) end: Option<TileEnd>,
+}
+
+/// The output of chains that end.
+#[derive(Debug)]
+pub(crate) struct TileEnd {
+    /// Features of all panels of the call: whole ones, but for the last.
+    pub(crate) features: usize,
+    /// `[features]`, or null.
+    pub(crate) bias: *const f32,
+    /// From the first row of the call on, `[rows, out_stride]`, of which
+    /// `features` columns are written.
+    pub(crate) out: *mut f32,
+    pub(crate) out_stride: usize,
 }
 
 /// A range cut into parts of nearly one size.
@@ -263,30 +279,6 @@ unsafe fn write_some(values: &[f32; PANEL], bias: *const f32, out: *mut f32, fea
     }
 }
 
-/// Ends chains: adds the bias and writes `rows` rows of one panel's `features`.
-///
-/// # Safety
-///
-/// As [`Part`]; `chains` is `[rows, PANEL]`, `out` `[rows, out_stride]`, `bias`
-/// null or as long as `features`, at most [`PANEL`].
-#[inline(always)]
-pub(super) unsafe fn finish<P: Part, const PARTS: usize>(
-    chains: *const f32,
-    rows: usize,
-    features: usize,
-    bias: *const f32,
-    out: *mut f32,
-    out_stride: usize,
-) {
-    for row in 0..rows {
-        let mut sums = [P::splat(0.0); PARTS];
-        for part in 0..PARTS {
-            sums[part] = P::load(chains.add(row * PANEL + part * P::WIDTH));
-        }
-        write::<P, PARTS>(sums, bias, out.add(row * out_stride), features);
-    }
-}
-
 /// Widens `len` elements, a multiple of [`PANEL`].
 ///
 /// # Safety
@@ -394,11 +386,23 @@ unsafe fn register_tile<P: Part, const PARTS: usize, const ROWS: usize, const PA
         x = x.add(ROWS);
         w = w.add(PANEL);
     }
-    for r in 0..ROWS {
-        for p in 0..PANELS {
-            for part in 0..PARTS {
-                sums[r][p][part].store(chains(r, p, part));
+    let Some(end) = &args.end else {
+        for r in 0..ROWS {
+            for p in 0..PANELS {
+                for part in 0..PARTS {
+                    sums[r][p][part].store(chains(r, p, part));
+                }
             }
+        }
+        return;
+    };
+    for p in 0..PANELS {
+        let feature = (panel + p) * PANEL;
+        let features = PANEL.min(end.features - feature);
+        let bias = if end.bias.is_null() { end.bias } else { end.bias.add(feature) };
+        for r in 0..ROWS {
+            let out = end.out.add((row - first_row + r) * end.out_stride + feature);
+            write::<P, PARTS>(sums[r][p], bias, out, features);
         }
     }
 }

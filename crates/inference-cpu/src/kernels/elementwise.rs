@@ -120,27 +120,22 @@ const SILU: u8 = 0;
 const GELU_TANH: u8 = 1;
 const RELU: u8 = 2;
 
-/// `activation(gate) * up`, elementwise; the slices are equally long.
+/// `gate = activation(gate) * up`, elementwise; the slices are equally long.
 ///
 /// # Safety
 ///
 /// As [`Part`].
 #[inline(always)]
-pub(super) unsafe fn gated<P: Part>(
-    gate: &[f32],
-    up: &[f32],
-    out: &mut [f32],
-    activation: Activation,
-) {
+pub(super) unsafe fn gated<P: Part>(gate: &mut [f32], up: &[f32], activation: Activation) {
     match activation {
-        Activation::Silu => gated_kind::<P, SILU>(gate, up, out),
-        Activation::GeluTanh => gated_kind::<P, GELU_TANH>(gate, up, out),
-        Activation::Relu => gated_kind::<P, RELU>(gate, up, out),
+        Activation::Silu => gated_kind::<P, SILU>(gate, up),
+        Activation::GeluTanh => gated_kind::<P, GELU_TANH>(gate, up),
+        Activation::Relu => gated_kind::<P, RELU>(gate, up),
         _ => {
             // GELU proper is rare: no vector version of the error function.
-            for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-                let cdf = 0.5 * (1.0 + erf_f32(gate * std::f32::consts::FRAC_1_SQRT_2));
-                *out = gate * cdf * up;
+            for (gate, up) in gate.iter_mut().zip(up) {
+                let cdf = 0.5 * (1.0 + erf_f32(*gate * std::f32::consts::FRAC_1_SQRT_2));
+                *gate = *gate * cdf * up;
             }
         }
     }
@@ -150,12 +145,13 @@ pub(super) unsafe fn gated<P: Part>(
 ///
 /// As [`Part`].
 #[inline(always)]
-unsafe fn gated_kind<P: Part, const KIND: u8>(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    let len = out.len().min(gate.len()).min(up.len());
+unsafe fn gated_kind<P: Part, const KIND: u8>(gate: &mut [f32], up: &[f32]) {
+    let len = gate.len().min(up.len());
     let whole = len / P::WIDTH * P::WIDTH;
     for at in (0..whole).step_by(P::WIDTH) {
-        let value = activate::<P, KIND>(P::load(gate.as_ptr().add(at)));
-        value.mul(P::load(up.as_ptr().add(at))).store(out.as_mut_ptr().add(at));
+        let place = gate.as_mut_ptr().add(at);
+        let value = activate::<P, KIND>(P::load(place));
+        value.mul(P::load(up.as_ptr().add(at))).store(place);
     }
     if whole < len {
         let mut tail = [[0.0f32; LANES]; 2];
@@ -164,7 +160,7 @@ unsafe fn gated_kind<P: Part, const KIND: u8>(gate: &[f32], up: &[f32], out: &mu
         let value = activate::<P, KIND>(P::load(tail[0].as_ptr()));
         let mut result = [0.0f32; LANES];
         value.mul(P::load(tail[1].as_ptr())).store(result.as_mut_ptr());
-        out[whole..len].copy_from_slice(&result[..len - whole]);
+        gate[whole..len].copy_from_slice(&result[..len - whole]);
     }
 }
 

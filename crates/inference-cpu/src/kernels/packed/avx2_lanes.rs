@@ -142,9 +142,13 @@ impl Lanes for Avx2 {
             for high in 0..2 {
                 for r in 0..R {
                     let x = quad(q[r].add(4 * pair + 16 * high));
+                    // Additions at a distance from the multiplications they wait for.
+                    let products = [
+                        pin(_mm256_maddubs_epi16(codes[high][0], x)),
+                        pin(_mm256_maddubs_epi16(codes[high][1], x)),
+                    ];
                     for half in 0..2 {
-                        let products = _mm256_maddubs_epi16(codes[high][half], x);
-                        pairs[r][half] = pin(_mm256_add_epi16(pairs[r][half], products));
+                        pairs[r][half] = pin(_mm256_add_epi16(pairs[r][half], products[half]));
                     }
                 }
             }
@@ -240,7 +244,7 @@ unsafe fn fifth(codes: __m256i, bits: __m256i, bit: usize) -> __m256i {
 /// As [`Lanes`].
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn pin(mut value: __m256i) -> __m256i {
+pub(super) unsafe fn pin(mut value: __m256i) -> __m256i {
     // SAFETY: there are no instructions.
     unsafe { asm!("/* {0} */", inout(ymm_reg) value, options(nomem, nostack, preserves_flags)) };
     value

@@ -4,9 +4,9 @@ use std::mem::MaybeUninit;
 
 use super::{CHUNK, FEATURES, Lanes, Packed, PackedArgs};
 
-/// Chunks along k that are unpacked at once: with a few rows of activations
+/// Most chunks along k that are unpacked at once: with a few rows of activations
 /// they stay in the first-level cache.
-const TILE_CHUNKS: usize = 2;
+const TILE_CHUNKS: usize = 3;
 
 /// Bytes for so many chunks of any type.
 const TILE_BYTES: usize = TILE_CHUNKS * CHUNK * 24;
@@ -103,7 +103,10 @@ pub(crate) unsafe fn many<L: Lanes, P: Packed, const ROWS: usize>(args: &PackedA
     const { assert!(TILE_CHUNKS * CHUNK / P::VALUES * P::TILE_BYTES <= TILE_BYTES) };
     let mut tile = Tile(MaybeUninit::uninit());
     let tile = tile.0.as_mut_ptr().cast::<u8>();
-    let per_tile = TILE_CHUNKS * CHUNK / P::VALUES;
+    // Parts of nearly one size: chains are read and written around each.
+    let per_chunk = CHUNK / P::VALUES;
+    let chunks = args.blocks.div_ceil(per_chunk);
+    let per_tile = chunks.div_ceil(chunks.div_ceil(TILE_CHUNKS).max(1)).max(1) * per_chunk;
     for first in (0..args.blocks).step_by(per_tile) {
         let blocks = per_tile.min(args.blocks - first);
         for panel in 0..args.panels {

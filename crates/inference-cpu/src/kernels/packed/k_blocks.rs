@@ -61,6 +61,21 @@ unsafe fn add_half<K: KType, V: Quads, const R: usize, const HALF: usize, const 
     dots: &mut Dots<V, R>,
 ) {
     let tile = weights.add((group * GROUP + 16 * HALF) * FEATURES);
+    if TILED && Blocks256::<K>::together::<V>() == 2 {
+        // Too short to be worth registers of their own for all rows.
+        for first in [0, 2] {
+            let quad = 4 * HALF + first;
+            let codes = [V::load(tile.add(first * ROW)), V::load(tile.add((first + 1) * ROW))];
+            let scale = V::load(scales.add((group * GROUP + 4 * quad) / K::SUB * ROW));
+            for r in 0..R {
+                let x = |quad: usize| q[r].add(4 * quad).cast::<u32>().read_unaligned();
+                let sums = V::dot(V::splat(0), codes[0], V::splat(x(quad)));
+                let sums = V::dot(sums, codes[1], V::splat(x(quad + 1)));
+                dots.total[r] = V::scaled(dots.total[r], sums, scale).pinned();
+            }
+        }
+        return;
+    }
     let codes = match TILED {
         // Read where they are used.
         true => [V::splat(0); 4],
@@ -71,10 +86,11 @@ unsafe fn add_half<K: KType, V: Quads, const R: usize, const HALF: usize, const 
         let codes = if TILED { V::load(tile.add(i * ROW)) } else { codes[i] };
         for r in 0..R {
             let x = V::splat(q[r].add(4 * quad).cast::<u32>().read_unaligned());
-            dots.sums[r] = match Blocks256::<K>::signed::<V>() {
+            let sums = match Blocks256::<K>::signed::<V>() {
                 true => V::dot_signed(dots.sums[r], codes, x),
                 false => V::dot(dots.sums[r], codes, x),
             };
+            dots.sums[r] = if TILED { sums.pinned() } else { sums };
         }
         if (quad + 1).is_multiple_of(Blocks256::<K>::together::<V>()) {
             let sub = (group * GROUP + 4 * quad) / K::SUB;

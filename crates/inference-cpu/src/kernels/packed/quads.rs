@@ -64,6 +64,13 @@ pub(crate) trait Quads: Copy {
     /// `total` plus the dot products of pairs of 16-bit integers, in 32 bits.
     unsafe fn dot_pairs(total: Self, a: Self, b: Self) -> Self;
 
+    /// The same, where the compiler may not look through it: left alone, it
+    /// computes sums of many rows at a time until registers run out.
+    #[inline(always)]
+    unsafe fn pinned(self) -> Self {
+        self
+    }
+
     /// `self - other * 2^N`, 32-bit integers.
     unsafe fn sub_shifted<const N: i32>(self, other: Self) -> Self;
     /// 32-bit integers as floats, rounded to nearest.

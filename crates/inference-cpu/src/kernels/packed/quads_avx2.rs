@@ -3,6 +3,7 @@
 
 use std::arch::x86_64::*;
 
+use super::avx2_lanes::pin;
 use super::quads::{Quads, Shuffles};
 
 #[derive(Clone, Copy)]
@@ -170,6 +171,11 @@ impl<const VNNI: bool> Quads for Avx2Quads<VNNI> {
             _mm256_add_epi32(total.0[0], _mm256_madd_epi16(a.0[0], b.0[0])),
             _mm256_add_epi32(total.0[1], _mm256_madd_epi16(a.0[1], b.0[1])),
         ])
+    }
+
+    #[inline(always)]
+    unsafe fn pinned(self) -> Self {
+        Self([pin(self.0[0]), pin(self.0[1])])
     }
 
     #[inline(always)]

@@ -1,5 +1,7 @@
 //! Activations as 8-bit integers, for packed weights.
 
+use bytemuck::{Pod, Zeroable};
+
 use super::{ChunkKind, FEATURES, Lanes};
 
 /// Values of a chunk of activations.
@@ -12,11 +14,9 @@ const SMALLEST: f32 = 1.0e-36;
 /// `max |x| / 127`, `q` is `x / scale`, rounded to the nearest integer, ties to
 /// even. A block with a value that is not finite has the scale NaN, one below
 /// 1e-36 the scale 0. A row is filled up with zeros.
-pub(crate) trait Chunk: Copy + Send + Sync + 'static {
+pub(crate) trait Chunk: Pod + Send + Sync {
     /// Which one it is.
     const KIND: ChunkKind;
-    /// All zeros.
-    const ZERO: Self;
 
     /// Quantizes [`CHUNK`] values over all of it.
     ///
@@ -55,10 +55,20 @@ pub(crate) struct Chunk256 {
     padding: [f32; 3],
 }
 
+// SAFETY: numbers alone, and no gaps between them (checked here): any bytes.
+unsafe impl Zeroable for Chunk32 {}
+// SAFETY: as above.
+unsafe impl Pod for Chunk32 {}
+const _: () = assert!(size_of::<Chunk32>() == CHUNK + 3 * 4 * (CHUNK / 32));
+
+// SAFETY: as above.
+unsafe impl Zeroable for Chunk256 {}
+// SAFETY: as above.
+unsafe impl Pod for Chunk256 {}
+const _: () = assert!(size_of::<Chunk256>() == CHUNK + 2 * (CHUNK / 16 + CHUNK / 32) + 4 * 4);
+
 impl Chunk for Chunk32 {
     const KIND: ChunkKind = ChunkKind::Of32;
-    const ZERO: Self =
-        Self { q: [0; CHUNK], scales: [0.0; 8], sums: [0; 8], scaled_sums: [0.0; 8] };
 
     #[inline(always)]
     unsafe fn quantize<L: Lanes>(&mut self, x: &[f32; CHUNK]) {
@@ -74,8 +84,6 @@ impl Chunk for Chunk32 {
 
 impl Chunk for Chunk256 {
     const KIND: ChunkKind = ChunkKind::Of256;
-    const ZERO: Self =
-        Self { q: [0; CHUNK], sums: [0; 16], sums_of_32: [0; 8], scale: 0.0, padding: [0.0; 3] };
 
     #[inline(always)]
     unsafe fn quantize<L: Lanes>(&mut self, x: &[f32; CHUNK]) {
