@@ -27,9 +27,16 @@ pub(crate) struct Rows<'a> {
 impl<'a> Rows<'a> {
     /// The elements `range` of a token's row, checked.
     fn get(&self, token: usize, range: Range<usize>) -> Result<&'a [f32]> {
-        let start = token * self.stride;
+        self.span(token..token + 1, range)
+    }
+
+    /// From the first of the elements `range` of the first token's row to the
+    /// last of the last token's, checked; at least one token.
+    fn span(&self, tokens: Range<usize>, range: Range<usize>) -> Result<&'a [f32]> {
+        let start = tokens.start * self.stride + range.start;
+        let end = (tokens.end - 1) * self.stride + range.end;
         self.data
-            .get(start + range.start..start + range.end)
+            .get(start..end)
             .ok_or_else(|| Error::engine_message("queries, keys or values outside of their rows"))
     }
 }
@@ -77,24 +84,22 @@ pub(crate) fn store<T: Stored>(
         let TokenRun { sequence, tokens } = run;
         let position = sequence.position + tokens.start;
         let block = block_of(sequence, position / block_size, blocks.layout)?;
-        let last = sequence.start + tokens.end - 1;
         for head in 0..num_kv_heads {
             let at = blocks.head::<T>(block, head);
             if at + items > keys.min(values) {
                 return Err(Error::engine_message("keys outside of the KV pool"));
             }
             let elements = head * head_dim..(head + 1) * head_dim;
-            let first = sequence.start + tokens.start;
-            // The last row is there, so all are.
-            operands.k.get(last, elements.clone())?;
-            operands.v.get(last, elements.clone())?;
+            let tokens = sequence.start + tokens.start..sequence.start + tokens.end;
+            let keys = operands.k.span(tokens.clone(), elements.clone())?;
+            let values = operands.v.span(tokens.clone(), elements)?;
             let args = StoreArgs {
                 keys: KeyRows {
-                    first: operands.k.get(first, elements.clone())?.as_ptr(),
+                    first: keys.as_ptr(),
                     stride: operands.k.stride,
                     count: tokens.len(),
                 },
-                values: operands.v.get(first, elements)?.as_ptr(),
+                values: values.as_ptr(),
                 value_stride: operands.v.stride,
                 head_dim,
                 to_keys: to.0.at(at),
@@ -333,9 +338,8 @@ impl<T: Stored> StepAttention<'_, T> {
         let seen = keys_of(sequence, &piece.queries, window);
         let mut runs = Vec::with_capacity(CHUNK / STRIP);
         let mut visible = Vec::with_capacity(rows);
-        let into = partials_at(so_far.as_mut_ptr(), rows, head_dim);
         let shared = self.plan.shared(piece);
-        let merge = |from| {
+        let merge = |into, from| {
             let args = MergeArgs { into, from, rows, head_dim };
             // SAFETY: the table is for this CPU (checked where it was chosen);
             // both have as many rows.
@@ -344,6 +348,7 @@ impl<T: Stored> StepAttention<'_, T> {
         if shared.is_none() {
             clear(so_far, rows);
         }
+        let mut into = partials_at(so_far.as_mut_ptr(), rows, head_dim);
         for chunk in piece.chunks.clone() {
             let first = chunk * CHUNK;
             let range = seen.start.max(first)..seen.end.min(first + CHUNK);
@@ -378,7 +383,7 @@ impl<T: Stored> StepAttention<'_, T> {
             // chunk of a shared item alone.
             unsafe { chunk_of_keys(self.kernels, &args) };
             if shared.is_none() {
-                merge(partials);
+                merge(into, partials);
             }
         }
         if let Some(shared) = shared {
@@ -386,8 +391,9 @@ impl<T: Stored> StepAttention<'_, T> {
                 return Ok(());
             }
             clear(so_far, rows);
+            into = partials_at(so_far.as_mut_ptr(), rows, head_dim);
             for chunk in shared.chunks.clone() {
-                merge(partials_at(self.partials.at(shared.chunk(chunk)), rows, head_dim));
+                merge(into, partials_at(self.partials.at(shared.chunk(chunk)), rows, head_dim));
             }
         }
         let mut outputs = Vec::with_capacity(rows);

@@ -36,6 +36,8 @@ mod scalar;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(all(miri, target_arch = "x86_64"))]
+mod interpreted;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
@@ -62,8 +64,17 @@ mod neon_dotprod {
     use super::packed::neon_lanes::NeonLanes;
 
     super::kernel_table!(
-        super::Tier::NeonDotprod, with: super::neon::TABLE, lanes: NeonLanes<true>,
+        super::Tier::NeonDotprod, with: super::neon::TABLE, lanes: NeonLanes<true, false>,
         packed_rows: 4, "neon,dotprod"
+    );
+}
+#[cfg(target_arch = "aarch64")]
+mod neon_i8mm {
+    use super::packed::neon_lanes::NeonLanes;
+
+    super::kernel_table!(
+        super::Tier::NeonI8mm, with: super::neon::TABLE, lanes: NeonLanes<true, true>,
+        packed_rows: 4, "neon,dotprod,i8mm"
     );
 }
 
@@ -109,15 +120,18 @@ pub enum Tier {
     Neon,
     /// aarch64 with NEON and dot products of bytes.
     NeonDotprod,
+    /// aarch64 with NEON, dot products and matrix products of bytes.
+    NeonI8mm,
 }
 
 impl Tier {
     /// Every tier, the preferred ones first.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Avx512Vnni,
         Self::Avx512,
         Self::AvxVnni,
         Self::Avx2,
+        Self::NeonI8mm,
         Self::NeonDotprod,
         Self::Neon,
         Self::Scalar,
@@ -136,7 +150,7 @@ impl Tier {
     }
 
     /// The stable name: `scalar`, `avx2`, `avx_vnni`, `avx512`, `avx512_vnni`,
-    /// `neon`, `neon_dotprod`.
+    /// `neon`, `neon_dotprod`, `neon_i8mm`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -147,6 +161,7 @@ impl Tier {
             Self::Avx512Vnni => "avx512_vnni",
             Self::Neon => "neon",
             Self::NeonDotprod => "neon_dotprod",
+            Self::NeonI8mm => "neon_i8mm",
         }
     }
 
@@ -171,6 +186,11 @@ impl Tier {
             Self::NeonDotprod => (is_aarch64_feature_detected!("neon")
                 && is_aarch64_feature_detected!("dotprod"))
             .then_some(&neon_dotprod::KERNELS),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonI8mm => (is_aarch64_feature_detected!("neon")
+                && is_aarch64_feature_detected!("dotprod")
+                && is_aarch64_feature_detected!("i8mm"))
+            .then_some(&neon_i8mm::KERNELS),
             _ => None,
         }
     }

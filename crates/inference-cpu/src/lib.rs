@@ -33,8 +33,9 @@
 //! in chunks, with any number of threads, and with AVX-512, AVX2, NEON or
 //! portable code ([`Tier`]). The portable code is what tests compare the
 //! others with; GELU's error function runs as portable code in every tier.
-//! VNNI (of AVX-512, or AVX-VNNI) and NEON's dot products are used for packed
-//! weights and are tiers of their own.
+//! VNNI (of AVX-512, or AVX-VNNI), NEON's dot products and, for types of 32
+//! values, its matrix products (i8mm) are used for packed weights and are tiers
+//! of their own.
 //!
 //! # Weights
 //!

@@ -4,6 +4,8 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
+#[cfg(miri)]
+use super::interpreted::_mm256_cvtps_ph;
 use super::kernel_table;
 use super::part::Part;
 

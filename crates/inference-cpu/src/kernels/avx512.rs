@@ -5,6 +5,11 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::avx2::group_sums;
+#[cfg(miri)]
+use super::interpreted::{
+    _mm512_cmp_ps_mask, _mm512_cvtph_ps, _mm512_cvtps_epi32, _mm512_cvtps_ph, _mm512_max_ps,
+    _mm512_min_ps, _mm512_roundscale_ps,
+};
 use super::kernel_table;
 use super::part::{GROUP, Part};
 

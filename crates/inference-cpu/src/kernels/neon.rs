@@ -176,5 +176,5 @@ unsafe fn narrow_f16(wide: float32x4_t) -> uint16x4_t {
     stored
 }
 
-kernel_table!(super::Tier::Neon, Neon, parts: 4, tile: 6 x 1, 
-    lanes: super::packed::neon_lanes::NeonLanes<false>, packed_rows: 4, "neon");
+kernel_table!(super::Tier::Neon, Neon, parts: 4, tile: 6 x 1,
+    lanes: super::packed::neon_lanes::NeonLanes<false, false>, packed_rows: 4, "neon");

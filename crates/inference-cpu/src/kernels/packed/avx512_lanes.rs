@@ -5,6 +5,8 @@
 use std::arch::x86_64::*;
 
 use super::super::avx2::Avx2;
+#[cfg(miri)]
+use super::super::interpreted::{_mm512_cvtph_ps, _mm512_sll_epi16, _mm512_srl_epi16};
 use super::avx2_lanes::room;
 use super::quads_avx512::{Avx512Quads, with_signs};
 use super::{Codes, Lanes};

@@ -60,7 +60,8 @@ unsafe fn add_half<K: KType, V: Quads, const R: usize, const HALF: usize, const 
     q: [*const i8; R],
     dots: &mut Dots<V, R>,
 ) {
-    let tile = weights.add((group * GROUP + 16 * HALF) * FEATURES);
+    // Past the end of what is not unpacked.
+    let tile = weights.wrapping_add((group * GROUP + 16 * HALF) * FEATURES);
     if TILED && Blocks256::<K>::together::<V>() == 2 {
         // Too short to be worth registers of their own for all rows.
         for first in [0, 2] {
@@ -186,7 +187,8 @@ impl<K: KType> Packed for Blocks256<K> {
                 dots.total[r] = K::without_offset(dots.total[r], corrections[r]);
             }
         }
-        let floats = weights.add(Self::FLOATS).cast::<f32>();
+        // Past the end of what is not unpacked.
+        let floats = weights.wrapping_add(Self::FLOATS).cast::<f32>();
         let d = if TILED { L::load(floats) } else { L::load_f16(weights) };
         for r in 0..R {
             let scale = L::mul(d, L::splat((*x[r]).scale));

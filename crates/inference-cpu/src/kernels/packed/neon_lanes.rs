@@ -1,5 +1,6 @@
 //! aarch64 with NEON: four registers of four lanes. Dot products of bytes by
-//! `sdot` where the CPU has it, by widening multiplications otherwise.
+//! `sdot` where the CPU has it, by widening multiplications otherwise; those of
+//! two rows at once by `smmla`, where it has that.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -8,10 +9,43 @@ use super::super::neon::widen_f16;
 use super::quads_neon::{NeonQuads, dot, each};
 use super::{Codes, Lanes};
 
+/// With `SDOT` the CPU has dot products of bytes, with `SMMLA` products of
+/// matrices of bytes as well.
 #[derive(Clone, Copy)]
-pub(crate) struct NeonLanes<const SDOT: bool>;
+pub(crate) struct NeonLanes<const SDOT: bool, const SMMLA: bool>;
 
-impl<const SDOT: bool> Lanes for NeonLanes<SDOT> {
+/// `sums` plus the product of two rows of eight bytes each by two columns of
+/// eight: `[a0 b0, a0 b1, a1 b0, a1 b1]`. All bytes have signs.
+///
+/// # Safety
+///
+/// The CPU has products of matrices of bytes.
+#[inline(always)]
+unsafe fn matrix_product(mut sums: int32x4_t, a: uint8x16_t, b: uint8x16_t) -> int32x4_t {
+    // The intrinsic for this instruction is not stable yet.
+    asm!(
+        ".arch_extension i8mm",
+        "smmla {sums:v}.4s, {a:v}.16b, {b:v}.16b",
+        sums = inout(vreg) sums,
+        a = in(vreg) a,
+        b = in(vreg) b,
+        options(pure, nomem, nostack, preserves_flags),
+    );
+    sums
+}
+
+/// Four activations, and those four that are 16 further on.
+///
+/// # Safety
+///
+/// 20 bytes are readable at `q`.
+#[inline(always)]
+unsafe fn eight(q: *const i8) -> uint8x8_t {
+    let (near, far) = (q.cast::<u32>().read_unaligned(), q.add(16).cast::<u32>().read_unaligned());
+    vcreate_u8(u64::from(near) | u64::from(far) << 32)
+}
+
+impl<const SDOT: bool, const SMMLA: bool> Lanes for NeonLanes<SDOT, SMMLA> {
     type Floats = [float32x4_t; 4];
     type Ints = [int32x4_t; 4];
     type Codes = [uint8x16_t; 4];
@@ -120,18 +154,40 @@ impl<const SDOT: bool> Lanes for NeonLanes<SDOT> {
         q: [*const i8; R],
         sums: [*const i32; R],
     ) -> [Self::Ints; R] {
+        // Two rows are multiplied with pairs of features: until the end, the first
+        // holds both rows' sums of two features, the second those of two others.
+        let by_two = if SMMLA { R / 2 * 2 } else { 0 };
         let mut dots = [[vdupq_n_s32(0); 4]; R];
         for pair in 0..4 {
             let codes = C::pair::<Self>(block, pair);
+            if by_two > 0 {
+                let words = |quad: usize, i: usize| vreinterpretq_u32_u8(codes[quad][i]);
+                let first = each!(I => vzip1q_u32(words(0, I), words(1, I)));
+                let last = each!(I => vzip2q_u32(words(0, I), words(1, I)));
+                for r in (0..by_two).step_by(2) {
+                    let x = vcombine_u8(eight(q[r].add(4 * pair)), eight(q[r + 1].add(4 * pair)));
+                    dots[r] = each!(I => {
+                        matrix_product(dots[r][I], vreinterpretq_u8_u32(first[I]), x)
+                    });
+                    dots[r + 1] = each!(I => {
+                        matrix_product(dots[r + 1][I], vreinterpretq_u8_u32(last[I]), x)
+                    });
+                }
+            }
             for high in 0..2 {
                 let codes = codes[high];
-                for r in 0..R {
+                for r in by_two..R {
                     let x = q[r].add(4 * pair + 16 * high).cast::<u32>().read_unaligned();
                     let x = vreinterpretq_u8_u32(vdupq_n_u32(x));
                     // Codes without a sign are below 128.
                     dots[r] = each!(I => dot::<SDOT>(dots[r][I], codes[I], x));
                 }
             }
+        }
+        for r in (0..by_two).step_by(2) {
+            let (first, last) = (dots[r], dots[r + 1]);
+            dots[r] = each!(I => vuzp1q_s32(first[I], last[I]));
+            dots[r + 1] = each!(I => vuzp2q_s32(first[I], last[I]));
         }
         if C::OFFSET != 0 {
             for r in 0..R {

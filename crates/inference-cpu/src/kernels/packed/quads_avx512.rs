@@ -3,6 +3,10 @@
 
 use std::arch::x86_64::*;
 
+#[cfg(miri)]
+use super::super::interpreted::{
+    _mm512_dpwssd_epi32, _mm512_sll_epi16, _mm512_sll_epi32, _mm512_srl_epi16,
+};
 use super::quads::{Quads, Shuffles};
 
 #[derive(Clone, Copy)]
