@@ -219,12 +219,16 @@ impl FuzzSeeds {
     }
 
     /// PEFT's adapters of the reference data, with the first tensors of each;
-    /// and the same tensors as mlx-lm would have them.
+    /// the same tensors as mlx-lm would have them; and one in GGUF.
     fn adapters(&self) -> Result<()> {
         let mut corpus = Corpus::new(&self.out, "adapter")?;
         let mlx = serde_json::json!({"fine_tune_type": "lora", "num_layers": -1,
             "lora_parameters": {"rank": 4, "scale": 2.0, "keys": ["self_attn.q_proj"]}});
         corpus.learn(&mlx);
+        let seed = corpus.next();
+        gguf::adapter(&seed, &mut corpus.words)?;
+        let gguf = fs::read(&seed)?;
+        fs::write(&seed, [b"\0", gguf.as_slice()].concat())?;
         for file in self.files("/adapter_config.json") {
             let config: Value = serde_json::from_slice(&fs::read(&file)?)?;
             let weights = fs::read(file.with_file_name("adapter_model.safetensors"))?;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
-use inference_gguf::{GgufFile, GgufWriter, Metadata, TensorType, ValueType};
+use inference_gguf::{BlockType, GgufFile, GgufWriter, Metadata, TensorType, ValueType};
 
 use crate::Result;
 
@@ -46,6 +46,33 @@ pub(super) fn shrink(source: &Path, out: &Path, words: &mut BTreeSet<String>) ->
     for (tensor, bytes) in kept {
         output
             .write(file.bytes(tensor)?.get(..bytes).ok_or("a tensor of less than its blocks")?)?;
+    }
+    Ok(output.finish()?)
+}
+
+/// Writes an adapter of rank 4 for a map of 64 to 64; its names become words.
+pub(super) fn adapter(out: &Path, words: &mut BTreeSet<String>) -> Result<()> {
+    let mut writer = GgufWriter::new();
+    for (key, value) in
+        [("general.architecture", "llama"), ("general.type", "adapter"), ("adapter.type", "lora")]
+    {
+        words.insert(key.to_owned());
+        writer.set(key, value);
+    }
+    words.insert("adapter.lora.alpha".to_owned());
+    writer.set("adapter.lora.alpha", 8.0f32);
+    let factors =
+        [("blk.0.attn_q.weight.lora_a", [4, 64]), ("blk.0.attn_q.weight.lora_b", [64, 4])];
+    for (name, shape) in &factors {
+        words.insert((*name).to_owned());
+        writer.tensor(name, shape, BlockType::F32)?;
+    }
+    let _ = std::fs::remove_file(out);
+    let mut output = writer.create(out)?;
+    for _ in factors {
+        let values: Vec<u8> =
+            (0..256).flat_map(|i| (i as f32 * 0.01 - 1.0).to_le_bytes()).collect();
+        output.write(&values)?;
     }
     Ok(output.finish()?)
 }
