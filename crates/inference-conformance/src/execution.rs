@@ -74,7 +74,7 @@ pub fn run_within(
 fn run(behaviour: &Behaviour, context: &Context) -> Outcome {
     let capabilities = context.backend().capabilities();
     for id in behaviour.requires {
-        if !capabilities.status(*id).is_usable() {
+        if !capabilities.status(*id).is_usable() || context.data().lacks.contains(id) {
             let detail = capabilities.get(*id).map_or("", |c| c.detail.as_str());
             return match refusal::check(context, *id) {
                 Ok(_) => undeclared(*id, detail),

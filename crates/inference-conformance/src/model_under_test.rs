@@ -1,6 +1,6 @@
 //! The models that a suite runs and what is known about them.
 
-use inference_core::{ChatPrompt, ErrorKind, LoadOptions, ModelSource, TokenId};
+use inference_core::{CapabilityId, ChatPrompt, ErrorKind, LoadOptions, ModelSource, TokenId};
 
 /// A model that the suite runs, with whatever is known about it as plain data.
 ///
@@ -55,6 +55,9 @@ pub struct ModelUnderTest {
     /// positions depends on the length of the whole prompt, as that of LongRoPE
     /// does. Default: false.
     pub length_changes_positions: bool,
+    /// Abilities that the backend has, but not with this model: they are found
+    /// to be absent as undeclared ones are.
+    pub lacks: Vec<CapabilityId>,
 }
 
 impl ModelUnderTest {
@@ -76,7 +79,15 @@ impl ModelUnderTest {
             refusals: Vec::new(),
             other: None,
             length_changes_positions: false,
+            lacks: Vec::new(),
         }
+    }
+
+    /// Adds an ability that the backend has, but not with this model.
+    #[must_use]
+    pub fn with_lack(mut self, ability: CapabilityId) -> Self {
+        self.lacks.push(ability);
+        self
     }
 
     /// Sets the options that it is loaded with.

@@ -57,7 +57,11 @@ impl Backend for LlamaCppBackend {
                 (CapabilityStatus::Experimental, "GGUF models; not tested on a GPU")
             }
         };
-        IMPLEMENTED.iter().fold(Capabilities::none(), |all, id| all.with(*id, status, detail))
+        let all =
+            IMPLEMENTED.iter().fold(Capabilities::none(), |all, id| all.with(*id, status, detail));
+        let detail =
+            "with the prefix cache; not for models with sliding windows or recurrent state";
+        all.with(CapabilityId::KvSnapshot, CapabilityStatus::Experimental, detail)
     }
 
     /// Any GGUF model: which architectures there are, llama.cpp tells only by

@@ -40,7 +40,9 @@
 //! | `adapter_path`, `adapter_scale` | a GGUF file of an adapter, for every request; adapters per request are not there, since the binding cannot add one to a model in use |
 //! | `adapter_budget`, `quantize`, `affinity`, `precision` other than `fast` | refused |
 //!
-//! All others are the engine's. Weights are mapped; types that llama.cpp
+//! All others are the engine's. Snapshots ([`SequenceState`]) are there with the
+//! prefix cache, for models that keep keys and values of every position: not for
+//! those with sliding windows or a recurrent state. Weights are mapped; types that llama.cpp
 //! repacks for the CPU are copied by it.
 //!
 //! # Equal answers
@@ -48,11 +50,15 @@
 //! llama.cpp chooses kernels by the number of rows. So logits differ within
 //! rounding between a request alone and one in company, or with another
 //! `step_token_budget`; this backend promises no equal bits.
+//!
+//! [`SequenceState`]: inference_core::SequenceState
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod backend;
 mod device;
+#[cfg(feature = "llama-cpp")]
+mod identity;
 #[cfg(feature = "llama-cpp")]
 mod kv_plan;
 #[cfg(feature = "llama-cpp")]
@@ -65,6 +71,8 @@ mod options;
 mod runner;
 #[cfg(feature = "llama-cpp")]
 mod session;
+#[cfg(feature = "llama-cpp")]
+mod state_file;
 
 use std::sync::Arc;
 

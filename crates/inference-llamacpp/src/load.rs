@@ -18,6 +18,7 @@ use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::{LogOptions, send_logs_to_tracing};
 
 use crate::device::Devices;
+use crate::identity::identity;
 use crate::kv_plan::{KvPlan, KvShape};
 use crate::log_capture::explained;
 use crate::options;
@@ -119,6 +120,7 @@ pub(crate) fn load_model(
     let params = context_params(options, &plan, threads, capacity)?;
     let adapter = options.adapter_path.as_deref().map(adapter_file).transpose()?;
     let adapter = adapter.map(|path| (path, options.adapter_scale.unwrap_or(1.0)));
+    let identity = identity(&file, adapter.as_ref().map(|(path, scale)| (&**path, *scale)))?;
     let open = || Session::open(library, model, params, adapter);
     let session = explained("no reason", open, |reason| {
         let dtype = options.kv_dtype.map(|dtype| format!(" (kv_dtype = {dtype})"));
@@ -129,14 +131,18 @@ pub(crate) fn load_model(
         ))
     })?;
 
-    let mut parts = ModelParts::new(info).with_defaults(defaults).with_eos(text.eos_ids);
+    let mut parts = ModelParts::new(info)
+        .with_defaults(defaults)
+        .with_eos(text.eos_ids)
+        .with_identity(identity);
     if let Some(tokenizer) = text.tokenizer {
         parts = parts.with_tokenizer(tokenizer);
     }
     if let Some(template) = text.template {
         parts = parts.with_template(template);
     }
-    let runner = LlamaRunner::new(session, vocab_size, &plan, capacity, memory);
+    let kv_format = options.kv_dtype.unwrap_or(KvDtype::F16).to_string();
+    let runner = LlamaRunner::new(session, vocab_size, &plan, capacity, memory, kv_format)?;
     let model: Arc<dyn TextModel> = EngineModel::start(Box::new(runner), parts, engine)?;
     Ok(model)
 }

@@ -1,5 +1,8 @@
 //! The engine's runner over a llama.cpp context.
 
+use std::fs;
+use std::path::Path;
+
 use inference_core::{Error, ErrorKind, Result};
 use inference_engine::{
     BlockId, KvBlocks, MemoryUsage, ModelRunner, RunnerSpec, StepBatch, StepSequence,
@@ -7,9 +10,11 @@ use inference_engine::{
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
+use tempfile::NamedTempFile;
 
 use crate::kv_plan::KvPlan;
 use crate::session::Session;
+use crate::state_file::StateLayout;
 
 /// A context whose sequences are the engine's KV blocks: a block holds a whole
 /// sequence, and its number is llama.cpp's sequence id.
@@ -23,6 +28,10 @@ pub(crate) struct LlamaRunner {
     held: Vec<usize>,
     /// Whether sequences share the memory of positions, and can forget some.
     shares: bool,
+    /// How llama.cpp writes keys and values, where single positions can be read.
+    layout: Option<StateLayout>,
+    /// The type of keys and values.
+    kv_format: String,
     spec: RunnerSpec,
     memory: MemoryUsage,
 }
@@ -32,24 +41,74 @@ type Cut = (u32, u32);
 
 impl LlamaRunner {
     /// A runner of a context made as planned, for `capacity` tokens per step.
-    /// `memory` says what weights and one sequence take.
+    /// `memory` says what weights and one sequence take, `kv_format` of what
+    /// type keys and values are. Where sequences share positions, one token is
+    /// computed: to see whether keys and values can be read.
+    ///
+    /// # Errors
+    ///
+    /// `Engine` with llama.cpp's reason, `Io` for the file of a state.
     pub(crate) fn new(
         session: Session,
         vocab_size: usize,
         plan: &KvPlan,
         capacity: usize,
         memory: MemoryUsage,
-    ) -> Self {
+        kv_format: String,
+    ) -> Result<Self> {
         let KvPlan { context_len, sequences, shares, .. } = *plan;
-        Self {
+        let mut runner = Self {
             session,
             batch: Some(LlamaBatch::new(capacity, 1)),
             capacity,
             held: vec![0; sequences],
             shares,
+            layout: None,
+            kv_format,
             spec: RunnerSpec::new(vocab_size, context_len, context_len, sequences),
             memory,
+        };
+        if shares {
+            let sequence = StepSequence {
+                start: 0,
+                len: 1,
+                position: 0,
+                prompt_len: 1,
+                adapter: None,
+                block_table: vec![0],
+            };
+            let (tokens, sequences) = (vec![0], vec![sequence]);
+            runner.forward(&StepBatch { tokens, sequences, logit_rows: Vec::new() })?;
+            runner.layout = StateLayout::of(&runner.state(0)?);
+            if runner.layout.is_none() {
+                tracing::debug!("llama.cpp writes the states of this model in a form of its own");
+            }
+            runner.forget(0)?;
         }
+        Ok(runner)
+    }
+
+    /// The file that llama.cpp writes a sequence's state to.
+    fn state(&mut self, place: usize) -> Result<Vec<u8>> {
+        let file = StateFile::new()?;
+        let (path, id) = (file.path().to_owned(), number(place)?);
+        self.session.run(move |context| {
+            let written = context.state_seq_save_file(path, id, &[]);
+            written.map_err(|error| Error::engine("writing the state of a sequence", error))
+        })??;
+        file.read()
+    }
+
+    /// Empties a sequence.
+    fn forget(&mut self, place: usize) -> Result<()> {
+        let id = number(place)?;
+        self.session.run(move |context| cut(context, &[(id, 0)]))??;
+        self.held[place] = 0;
+        Ok(())
+    }
+
+    fn layout(&self) -> Result<&StateLayout> {
+        self.layout.as_ref().ok_or_else(|| Error::unsupported("llama.cpp", "kv_snapshot"))
     }
 
     /// The sequence of llama.cpp that holds a sequence of the engine.
@@ -169,8 +228,8 @@ impl ModelRunner for LlamaRunner {
     }
 
     fn survives(&self, error: &Error) -> bool {
-        // Refused before anything was computed.
-        error.kind() == ErrorKind::InvalidInput
+        // Refused before anything was computed, or a file of a state.
+        matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Io)
     }
 
     fn kv_blocks(&mut self) -> Option<&mut dyn KvBlocks> {
@@ -182,19 +241,23 @@ impl ModelRunner for LlamaRunner {
     }
 }
 
-/// llama.cpp reads and writes the state of a sequence in a form of its own, so
-/// blocks can be shared and copied, but not be read.
+/// Blocks are whole sequences. Keys and values go through files of llama.cpp's,
+/// for those that share a context with others lie in no order of their own.
 impl KvBlocks for LlamaRunner {
     fn can_be_read(&self) -> bool {
-        false
+        self.layout.is_some()
     }
 
     fn format(&self) -> String {
-        "llama.cpp".to_owned()
+        let rotations = self.layout.as_ref().map_or([0; 2], StateLayout::rotations);
+        format!("{}, rotated by {rotations:?}", self.kv_format)
     }
 
     fn position_bytes(&self) -> u64 {
-        self.memory.kv_block / self.spec.block_size.max(1) as u64
+        match &self.layout {
+            Some(layout) => layout.position_bytes() as u64,
+            None => self.memory.kv_block / self.spec.block_size.max(1) as u64,
+        }
     }
 
     fn sharing_class(&self, _prompt_len: usize) -> u64 {
@@ -221,11 +284,76 @@ impl KvBlocks for LlamaRunner {
         Ok(())
     }
 
-    fn read_block(&mut self, _block: BlockId, _len: usize) -> Result<Vec<u8>> {
-        Err(Error::unsupported("llama.cpp", "kv_snapshot"))
+    fn read_block(&mut self, block: BlockId, len: usize) -> Result<Vec<u8>> {
+        self.layout()?;
+        let place = block as usize;
+        let held = self.held.get(place).copied().unwrap_or(0);
+        if held < len {
+            let expected = format!("at most the {held} positions of block {block}");
+            return Err(Error::invalid_input("positions to read", expected, len.to_string()));
+        }
+        if len == 0 {
+            return Ok(Vec::new());
+        }
+        let file = self.state(place)?;
+        self.layout()?.read(&file, len).ok_or_else(|| {
+            let bytes = file.len();
+            Error::engine_message(format!(
+                "llama.cpp wrote a state of {bytes} bytes that does not hold {len} positions"
+            ))
+        })
     }
 
-    fn write_block(&mut self, _block: BlockId, _len: usize, _bytes: &[u8]) -> Result<()> {
-        Err(Error::unsupported("llama.cpp", "kv_snapshot"))
+    fn write_block(&mut self, block: BlockId, len: usize, bytes: &[u8]) -> Result<()> {
+        let layout = self.layout()?;
+        let place = block as usize;
+        if place >= self.held.len() || len > self.spec.context_len {
+            let expected =
+                format!("a block below {}, {} positions", self.held.len(), self.spec.context_len);
+            let found = format!("block {block}, {len} positions");
+            return Err(Error::invalid_input("block to write", expected, found));
+        }
+        let expected = layout.position_bytes().saturating_mul(len);
+        let state = layout.file(bytes).filter(|_| bytes.len() == expected).ok_or_else(|| {
+            let expected = format!("{expected} bytes for {len} positions");
+            Error::invalid_input("keys and values", expected, bytes.len().to_string())
+        })?;
+        self.forget(place)?;
+        if len == 0 {
+            return Ok(());
+        }
+        let file = StateFile::new()?;
+        file.write(&state)?;
+        let (path, id) = (file.path().to_owned(), number(place)?);
+        self.session.run(move |context| {
+            let read = context.state_seq_load_file(path, id, 0);
+            read.map_err(|error| Error::engine("reading the state of a sequence", error))
+        })??;
+        self.held[place] = len;
+        Ok(())
+    }
+}
+
+/// A file between llama.cpp and this crate, for the user alone, and gone with
+/// the value.
+struct StateFile(NamedTempFile);
+
+impl StateFile {
+    fn new() -> Result<Self> {
+        let folder = std::env::temp_dir();
+        let file = NamedTempFile::new_in(&folder);
+        file.map(Self).map_err(|error| Error::io(&folder, "make a file in", error))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn read(&self) -> Result<Vec<u8>> {
+        fs::read(self.path()).map_err(|error| Error::io(self.path(), "read", error))
+    }
+
+    fn write(&self, bytes: &[u8]) -> Result<()> {
+        fs::write(self.path(), bytes).map_err(|error| Error::io(self.path(), "write", error))
     }
 }

@@ -74,7 +74,7 @@ fn available(context: &Context) -> Check {
 fn undeclared_refused(context: &Context) -> Check {
     let capabilities = context.backend().capabilities();
     for id in CapabilityId::ALL {
-        if !capabilities.status(*id).is_usable() {
+        if !capabilities.status(*id).is_usable() || context.data().lacks.contains(id) {
             refusal::check(context, *id)?;
         }
     }
@@ -94,7 +94,7 @@ fn declared_present(context: &Context) -> Check {
             model.as_attention_inspector().is_some(),
         ),
     ] {
-        let declared = capabilities.status(id).is_usable();
+        let declared = capabilities.status(id).is_usable() && !context.data().lacks.contains(&id);
         ensure!(present || !declared, "`{}` is declared, `{accessor}` is `None`", id.as_str());
     }
     Ok(Outcome::PASS)
