@@ -116,8 +116,14 @@
 //!
 //! # Training
 //!
-//! Without a KV pool, over weights that are variables, and on the reference
-//! operations, a decoder can be differentiated:
+//! An adapter is trained on the decoder that serves, where that is on the CPU
+//! ([`TrainableModel`](inference_core::TrainableModel)): each half of a layer has
+//! a way back of its own over frozen maps
+//! ([`Linear::forward_exact`], [`Linear::input_gradient`]), computed with
+//! [`Ops::multiply`] on the threads of [`Ops::for_each`].
+//!
+//! All weights can be trained too. Without a KV pool, over weights that are
+//! variables, and on the reference operations, a decoder can be differentiated:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -213,6 +219,7 @@ mod kv_cache;
 mod kv_plan;
 mod layer_weights;
 mod load;
+mod matrix;
 mod merge_model;
 mod merged_weights;
 mod mlp_block;
@@ -245,6 +252,7 @@ pub use files::ModelFiles;
 pub use kv_cache::{KvCache, KvLayout};
 pub use kv_plan::{BLOCK_SIZE, DEFAULT_KV_BUDGET};
 pub use load::{load_model, load_on_device};
+pub use matrix::MatrixView;
 pub use merge_model::{MergeAdapter, MergeOptions, MergeReport, merge_model};
 pub use merged_weights::MergedWeights;
 pub use mlp_block::{GatedMlp, Mlp, MlpBlock};

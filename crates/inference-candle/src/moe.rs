@@ -86,7 +86,8 @@ pub struct ExpertRows {
 }
 
 impl Routing {
-    fn new(moe: &Moe, scores: &Tensor) -> CandleResult<Self> {
+    /// From the router's scores, `[tokens, experts]`.
+    pub(crate) fn new(moe: &Moe, scores: &Tensor) -> CandleResult<Self> {
         let (tokens, experts) = scores.dims2()?;
         let probabilities = softmax(scores)?;
         let mut rows = vec![ExpertRows::default(); experts];

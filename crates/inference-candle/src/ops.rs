@@ -9,8 +9,8 @@ use inference_core::{Error, Precision, Result};
 use inference_engine::StepSequence;
 
 use crate::{
-    AdapterRows, AttentionBlock, Decoder, KvCache, KvLayout, MlpBlock, StepContext, Weight,
-    reference,
+    AdapterRows, AttentionBlock, Decoder, KvCache, KvLayout, MatrixView, MlpBlock, StepContext,
+    Weight, reference,
 };
 
 /// An affine map, `[tokens, in] -> [tokens, out]`: dense, quantized, or
@@ -48,23 +48,24 @@ pub trait Linear: Send + Sync + fmt::Debug {
     }
 
     /// As [`forward`](Self::forward), in f32 of the stored values: where that
-    /// rounds activations, this does not. Training computes with it.
+    /// rounds activations, this does not. `x` is `[tokens, in]`, `out`
+    /// `[tokens, out]`, on the host. Training computes with it.
     ///
     /// # Errors
     ///
     /// As [`forward`](Self::forward) and [`decode_rows`](Self::decode_rows).
-    fn forward_exact(&self, x: &Tensor) -> Result<Tensor> {
-        reference::forward_exact(self, x)
+    fn forward_exact(&self, x: &[f32], out: &mut [f32]) -> Result<()> {
+        reference::forward_exact(self, x, out)
     }
 
     /// The gradient with respect to the input from that with respect to the
-    /// output: `g · W`, `[tokens, out] -> [tokens, in]`.
+    /// output: `g · W`, `[tokens, out]` to `out`, `[tokens, in]`.
     ///
     /// # Errors
     ///
     /// As [`forward_exact`](Self::forward_exact).
-    fn input_gradient(&self, gradient: &Tensor) -> Result<Tensor> {
-        reference::input_gradient(self, gradient)
+    fn input_gradient(&self, gradient: &[f32], out: &mut [f32]) -> Result<()> {
+        reference::input_gradient(self, gradient, out)
     }
 
     /// The map itself, for operations that know how to compute their own maps
@@ -137,6 +138,31 @@ pub trait Ops: Send + Sync + fmt::Debug {
         Precision::Fast
     }
 
+    /// Calls `task` with each index below `items`, once, on the threads that
+    /// these operations have, where `work` (multiply-adds, or elements touched,
+    /// of all) pays for it. Which thread calls must not change what is computed.
+    fn for_each(&self, items: usize, work: usize, task: &(dyn Fn(usize) + Sync)) {
+        reference::for_each(items, work, task);
+    }
+
+    /// `a · b` over all of `c`, or, with `add`, added to it; on the host, on the
+    /// calling thread. An element is one chain over the columns of `a`, so that
+    /// it does not depend on which others are computed with it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Engine`](inference_core::ErrorKind::Engine) where the shapes
+    /// do not fit.
+    fn multiply(
+        &self,
+        a: &MatrixView<'_>,
+        b: &MatrixView<'_>,
+        c: &mut [f32],
+        add: bool,
+    ) -> Result<()> {
+        reference::multiply(a, b, c, add)
+    }
+
     /// An affine map from a `[out, in]` weight and an `[out]` bias.
     ///
     /// # Errors
@@ -148,8 +174,7 @@ pub trait Ops: Send + Sync + fmt::Debug {
     }
 
     /// `map` of `x`, `[tokens, in] -> [tokens, out]`. The reference's blocks
-    /// call every affine map of a decoder through this: training overrides it
-    /// to make frozen maps differentiable with respect to their input.
+    /// call every affine map of a decoder through this.
     ///
     /// # Errors
     ///

@@ -13,6 +13,7 @@ mod decoded;
 mod kv_cache;
 mod kv_plane;
 mod linear;
+mod products;
 mod quantized_linear;
 
 use candle_core::{D, DType, Device, Result as CandleResult, Tensor};
@@ -26,6 +27,7 @@ pub(crate) use attention::softmax;
 pub use decoded::{forward_exact, input_gradient};
 pub use kv_cache::{ReferenceKvCache, kv_cache};
 pub use linear::{DenseLinear, linear};
+pub use products::{for_each, multiply};
 
 use crate::{Activation, Ops, Weight};
 

@@ -159,6 +159,24 @@ impl DenseProduct {
         TiledProduct::new((self.kernels, &self.workers), x, weights, bias, n, out)
     }
 
+    /// `gradient · W`, in as many elements as `out` has.
+    fn transposed<T: Element>(
+        &self,
+        gradient: &Activations<'_>,
+        w: &[T],
+        out: &mut [f32],
+    ) -> Result<()> {
+        let (kernels, workers, k) = (self.kernels, &self.workers, self.in_features);
+        if out.is_empty() || self.out_features == 0 {
+            out.fill(0.0);
+            return Ok(());
+        }
+        let x = gradient.packed(kernels, workers);
+        let w = Transposed { kernels, w, k };
+        let product = TiledProduct::new((kernels, workers), x, w, None, k, out);
+        compute_all(workers, &[product.pieces()])
+    }
+
     /// At least one row and at most [`FEW_ROWS`].
     fn few<'a, T: Element>(&'a self, x: &'a [f32], w: &'a [T], out: &'a mut [f32]) -> Few<'a, T> {
         let (k, n) = (self.in_features, self.out_features);
@@ -253,32 +271,13 @@ impl Product for DenseProduct {
         Ok(())
     }
 
-    fn input_gradient<'a>(
-        &'a self,
-        gradient: &'a Activations<'_>,
-        out: &'a mut [f32],
-    ) -> Option<Pieces<'a>> {
-        let (k, n) = (self.in_features, self.out_features);
-        if out.is_empty() || n == 0 {
-            return None;
+    fn input_gradient(&self, gradient: &Activations<'_>, out: &mut [f32]) -> Option<Result<()>> {
+        match &self.weight {
+            DenseWeight::F32(w) => Some(self.transposed(gradient, elements::<f32>(w), out)),
+            DenseWeight::F16(w) => Some(self.transposed(gradient, elements::<f16>(w), out)),
+            DenseWeight::Bf16(w) => Some(self.transposed(gradient, elements::<bf16>(w), out)),
+            DenseWeight::Live(_) => None,
         }
-        let x = gradient.packed(self.kernels, &self.workers);
-        let with = (self.kernels, &self.workers);
-        Some(match &self.weight {
-            DenseWeight::F32(w) => {
-                let w = Transposed { w: elements::<f32>(w), k };
-                TiledProduct::new(with, x, w, None, k, out).pieces()
-            }
-            DenseWeight::F16(w) => {
-                let w = Transposed { w: elements::<f16>(w), k };
-                TiledProduct::new(with, x, w, None, k, out).pieces()
-            }
-            DenseWeight::Bf16(w) => {
-                let w = Transposed { w: elements::<bf16>(w), k };
-                TiledProduct::new(with, x, w, None, k, out).pieces()
-            }
-            DenseWeight::Live(_) => return None,
-        })
     }
 
     fn pieces<'a>(&'a self, x: &'a Activations<'_>, out: &'a mut [f32]) -> Result<Pieces<'a>> {

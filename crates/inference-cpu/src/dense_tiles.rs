@@ -91,7 +91,7 @@ thread_local! {
 }
 
 /// Calls `task` with `len` elements that begin at a cache line and hold anything.
-fn with_scratch<R>(len: usize, task: impl FnOnce(&mut [f32]) -> R) -> R {
+pub(crate) fn with_scratch<R>(len: usize, task: impl FnOnce(&mut [f32]) -> R) -> R {
     SCRATCH.with_borrow_mut(|scratch| {
         let room = len + LINE / size_of::<f32>();
         if scratch.len() < room {

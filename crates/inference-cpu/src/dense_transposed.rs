@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use crate::dense_tiles::PanelTiles;
-use crate::kernels::{Element, PANEL};
+use crate::kernels::{Element, Kernels, PANEL};
 
 /// Rows from `first` on of panels `[panels, k, PANEL]`, widened, over all of
 /// `out`, `[rows, k]`.
@@ -17,9 +17,10 @@ pub(crate) fn decode_panels<T: Element>(w: &[T], k: usize, first: usize, out: &m
     }
 }
 
-/// The transpose of panels `[panels, k, PANEL]` of `n` rows: a map from `n`
-/// features to `k`.
+/// The transpose of panels `[panels, k, PANEL]` of some rows: a map from those
+/// rows' features to `k`.
 pub(crate) struct Transposed<'a, T> {
+    pub(crate) kernels: &'static Kernels,
     pub(crate) w: &'a [T],
     pub(crate) k: usize,
 }
@@ -34,14 +35,29 @@ impl<T: Element> PanelTiles for Transposed<'_, T> {
     ) -> (&'a [f32], usize) {
         let len = k.len() * PANEL;
         for (panel, to) in panels.zip(scratch.chunks_exact_mut(len)) {
-            // Features of the result are columns of the weight.
+            // Features of the result are columns of the weight, and each of the
+            // weight's panels holds 16 rows of them together.
             let columns = panel * PANEL..((panel + 1) * PANEL).min(self.k);
-            for (row, to) in k.clone().zip(to.chunks_exact_mut(PANEL)) {
-                let from = row / PANEL * self.k * PANEL + columns.start * PANEL + row % PANEL;
-                let values = self.w.get(from..).unwrap_or_default().iter().step_by(PANEL);
-                let (some, rest) = to.split_at_mut(columns.len());
-                some.iter_mut().zip(values).for_each(|(to, value)| *to = value.widen());
-                rest.fill(0.0);
+            let mut row = k.start;
+            while row < k.end {
+                let source = row / PANEL;
+                let rows = row..((source + 1) * PANEL).min(k.end);
+                let from = &self.w[(source * self.k + columns.start) * PANEL..];
+                let mut widened = [0.0f32; PANEL * PANEL];
+                let count = columns.len() * PANEL;
+                let from = &from[..count];
+                // SAFETY: the table is for this CPU, checked where it was chosen;
+                // both have `count` elements.
+                unsafe {
+                    (T::kernels(self.kernels).widen)(from.as_ptr(), count, widened.as_mut_ptr());
+                }
+                let to = &mut to[(rows.start - k.start) * PANEL..(rows.end - k.start) * PANEL];
+                for (row, to) in rows.clone().zip(to.chunks_exact_mut(PANEL)) {
+                    // Columns that do not exist are zeros.
+                    let values = widened.iter().skip(row % PANEL).step_by(PANEL);
+                    to.iter_mut().zip(values).for_each(|(to, value)| *to = *value);
+                }
+                row = rows.end;
             }
         }
         (scratch, len)

@@ -404,9 +404,14 @@ macro_rules! kernel_table {
             packed::many::<$lanes, P, $packed_rows>(args);
         }
 
+        $(#[target_feature(enable = $features)])?
+        unsafe fn packed_decode<P: packed::Packed>(blocks: *const u8, count: usize, out: *mut f32) {
+            packed::decode::<$lanes, P>(blocks, count, out);
+        }
+
         fn packed_kernels(kind: inference_gguf::BlockType) -> Option<PackedKernels> {
             packed::with_packed!(kind, P => {
-                PackedKernels::of::<P>(packed_few::<P>, packed_many::<P>)
+                PackedKernels::of::<P>(packed_few::<P>, packed_many::<P>, packed_decode::<P>)
             })
         }
     };

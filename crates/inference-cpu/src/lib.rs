@@ -119,6 +119,7 @@ mod handshake;
 mod kernels;
 mod kv_cache;
 mod linear;
+mod matrix_product;
 mod ops;
 mod options;
 mod packed_decoding;

@@ -51,13 +51,15 @@ pub(crate) trait Product: Send + Sync + fmt::Debug {
     /// Where the weights cannot be read.
     fn decode_rows(&self, first: usize, out: &mut [f32]) -> Result<()>;
 
-    /// `gradient · W` over all of `out`, `[rows, in]`, where the map can do
-    /// that without decoding its weight first; `None`: it cannot.
-    fn input_gradient<'a>(
-        &'a self,
-        gradient: &'a Activations<'_>,
-        out: &'a mut [f32],
-    ) -> Option<Pieces<'a>> {
+    /// As [`forward_into`](Self::forward_into), with activations that are not
+    /// rounded; `None`: the map's rows have to be decoded for that.
+    fn forward_exact(&self, x: &Activations<'_>, out: &mut [f32]) -> Option<Result<()>> {
+        self.is_exact().then(|| self.forward_into(x, out))
+    }
+
+    /// `gradient · W` over all of `out`, `[rows, in]`; `None`: the map's rows
+    /// have to be decoded for that. Shapes are checked.
+    fn input_gradient(&self, gradient: &Activations<'_>, out: &mut [f32]) -> Option<Result<()>> {
         let _ = (gradient, out);
         None
     }
@@ -195,33 +197,36 @@ impl Linear for CpuLinear {
         Tensor::from_slice(bias, bias.len(), &Device::Cpu).ok()
     }
 
-    fn forward_exact(&self, x: &Tensor) -> Result<Tensor> {
-        if self.product.is_exact() {
-            return self.forward(x);
+    fn forward_exact(&self, x: &[f32], out: &mut [f32]) -> Result<()> {
+        let (inputs, outputs) = (self.in_features(), self.out_features());
+        check_rows("exact product", (x, inputs), (out, outputs))?;
+        match self.product.forward_exact(&Activations::new(x, inputs), out) {
+            Some(result) => result,
+            None => reference::forward_exact(self, x, out),
         }
-        reference::forward_exact(self, x)
     }
 
-    fn input_gradient(&self, gradient: &Tensor) -> Result<Tensor> {
+    fn input_gradient(&self, gradient: &[f32], out: &mut [f32]) -> Result<()> {
         let (inputs, outputs) = (self.in_features(), self.out_features());
-        let rows = match gradient.dims() {
-            &[rows, width] if width == outputs => rows,
-            dims => return Err(shapes("input gradient", &[dims, &[outputs, inputs]])),
-        };
-        let contiguous = Contiguous::new(gradient, "gradient")?;
-        let elements = contiguous.elements()?;
-        let activations = Activations::new(elements.f32()?, outputs);
-        let mut out = vec![0.0f32; rows * inputs];
-        let Some(pieces) = self.product.input_gradient(&activations, &mut out) else {
-            return reference::input_gradient(self, gradient);
-        };
-        compute_all(self.product.workers(), &[pieces])?;
-        tensor(out, (rows, inputs))
+        check_rows("input gradient", (gradient, outputs), (out, inputs))?;
+        match self.product.input_gradient(&Activations::new(gradient, outputs), out) {
+            Some(result) => result,
+            None => reference::input_gradient(self, gradient, out),
+        }
     }
 
     fn as_any(&self) -> Option<&dyn Any> {
         Some(self)
     }
+}
+
+/// Whether both are as many whole rows of their widths.
+fn check_rows(what: &str, from: (&[f32], usize), to: (&[f32], usize)) -> Result<()> {
+    let rows = from.0.len().checked_div(from.1).unwrap_or(0);
+    if from.0.len() != rows * from.1 || to.0.len() != rows * to.1 {
+        return Err(shapes(what, &[&[from.0.len(), from.1], &[to.0.len(), to.1]]));
+    }
+    Ok(())
 }
 
 pub(crate) fn invalid(weight: &Weight, expected: impl Into<String>) -> Error {

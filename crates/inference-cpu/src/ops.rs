@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Tensor};
 use inference_candle::{
-    Activation, AttentionSpec, BatchView, Decoder, KvCache, KvLayout, Linear, Mlp, MlpBlock, Norm,
-    Ops, StepContext, Weight, WeightType, reference,
+    Activation, AttentionSpec, BatchView, Decoder, KvCache, KvLayout, Linear, MatrixView, Mlp,
+    MlpBlock, Norm, Ops, StepContext, Weight, WeightType, reference,
 };
 use inference_core::{Error, Precision, Result};
 
@@ -18,6 +18,7 @@ use crate::dense_product::DenseProduct;
 use crate::kernels::{Element, Kernels, Stored, Tier};
 use crate::kv_cache::{CpuKvCache, LayerBlocks, Pool, Pools};
 use crate::linear::{CpuLinear, Product};
+use crate::matrix_product::multiply;
 use crate::packed_product::PackedProduct;
 use crate::view::{AnyFloats, Contiguous, shapes, tensor};
 use crate::weight_memory::WeightMemory;
@@ -27,8 +28,8 @@ use crate::workers::Workers;
 const CHUNK: usize = 1 << 14;
 
 /// [`Ops`] with kernels of the CPU's own instruction set, on threads of its
-/// own. Results cannot be differentiated; training uses
-/// the reference operations around its maps.
+/// own. Results cannot be differentiated; the training of adapters knows its own
+/// way back.
 #[derive(Clone, Debug)]
 pub struct CpuOps {
     pub(crate) device: Device,
@@ -182,6 +183,20 @@ impl CpuOps {
 impl Ops for CpuOps {
     fn device(&self) -> &Device {
         &self.device
+    }
+
+    fn for_each(&self, items: usize, work: usize, task: &(dyn Fn(usize) + Sync)) {
+        self.workers.for_each(items, work, task);
+    }
+
+    fn multiply(
+        &self,
+        a: &MatrixView<'_>,
+        b: &MatrixView<'_>,
+        c: &mut [f32],
+        add: bool,
+    ) -> Result<()> {
+        multiply(self.kernels, a, b, c, add)
     }
 
     fn linear(&self, weight: &Weight, bias: Option<&Weight>) -> Result<Arc<dyn Linear>> {

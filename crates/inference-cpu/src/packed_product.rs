@@ -10,7 +10,7 @@ use crate::activations::Activations;
 use crate::kernels::packed::FEATURES;
 use crate::kernels::{Kernels, PackedArgs};
 use crate::linear::{Pieces, Product, SharedOut, bias_of};
-use crate::packed_decoding::decode_rows;
+use crate::packed_decoding::{decode_rows, forward_exact, input_gradient};
 use crate::packed_weight::PackedWeight;
 use crate::view::shapes;
 use crate::weight_memory::WeightMemory;
@@ -146,8 +146,17 @@ impl Product for PackedProduct {
     }
 
     fn decode_rows(&self, first: usize, out: &mut [f32]) -> Result<()> {
-        decode_rows(self.table, &self.workers, &self.weight, first, out);
+        decode_rows(&self.weight, first, out);
         Ok(())
+    }
+
+    fn forward_exact(&self, x: &Activations<'_>, out: &mut [f32]) -> Option<Result<()>> {
+        let with = (self.table, &self.workers);
+        Some(forward_exact(with, &self.weight, self.bias.as_deref(), x, out))
+    }
+
+    fn input_gradient(&self, gradient: &Activations<'_>, out: &mut [f32]) -> Option<Result<()>> {
+        Some(input_gradient((self.table, &self.workers), &self.weight, gradient, out))
     }
 
     fn pieces<'a>(&'a self, x: &'a Activations<'_>, out: &'a mut [f32]) -> Result<Pieces<'a>> {

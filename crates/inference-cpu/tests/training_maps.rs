@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::DType;
 use inference_candle::{Ops, Weight, WeightBytes, WeightType};
 use inference_core::Precision;
 use inference_cpu::{CpuOps, CpuOptions};
@@ -60,10 +60,15 @@ fn maps_know_their_rows_and_the_way_back() {
         WeightType::Blocks(BlockType::Q4_0),
         WeightType::Blocks(BlockType::Q4_1),
         WeightType::Blocks(BlockType::Q5_0),
+        WeightType::Blocks(BlockType::Q5_1),
         WeightType::Blocks(BlockType::Q8_0),
+        WeightType::Blocks(BlockType::Iq4Nl),
+        WeightType::Blocks(BlockType::Q2K),
+        WeightType::Blocks(BlockType::Q3K),
         WeightType::Blocks(BlockType::Q4K),
         WeightType::Blocks(BlockType::Q5K),
         WeightType::Blocks(BlockType::Q6K),
+        WeightType::Blocks(BlockType::Iq4Xs),
     ];
     for precision in [Precision::Fast, Precision::Exact] {
         let options = CpuOptions::new().with_precision(precision);
@@ -102,10 +107,13 @@ fn maps_know_their_rows_and_the_way_back() {
                     back[r * k + i] = dot as f32;
                 }
             }
-            let tensor = |v: Vec<f32>, w| Tensor::from_vec(v, (rows, w), &Device::Cpu).unwrap();
-            let flat = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            close(&flat(map.forward_exact(&tensor(x, k)).unwrap()), &y, &what);
-            close(&flat(map.input_gradient(&tensor(g, n)).unwrap()), &back, &what);
+            let (mut found, mut gradient) = (vec![7.0; y.len()], vec![7.0; back.len()]);
+            map.forward_exact(&x, &mut found).unwrap();
+            map.input_gradient(&g, &mut gradient).unwrap();
+            close(&found, &y, &what);
+            close(&gradient, &back, &what);
+            assert!(map.forward_exact(&x[1..], &mut found).is_err(), "{what}");
+            assert!(map.input_gradient(&g[1..], &mut gradient).is_err(), "{what}");
         }
     }
 }

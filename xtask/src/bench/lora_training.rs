@@ -20,10 +20,10 @@ const SCRIPT: &str = include_str!("lora_training/peft_peer.py");
 /// Prints medians of tokens per second and the peak of memory.
 #[derive(Debug, Args)]
 pub(crate) struct LoraTrainingBench {
-    /// A model folder.
+    /// A model folder, or a GGUF file, over whose weights only we train.
     model: PathBuf,
-    /// A Python with torch, transformers and peft; without one only we are
-    /// measured.
+    /// A Python with torch, transformers and peft, for a folder; without one only
+    /// we are measured.
     #[arg(long)]
     python: Option<PathBuf>,
     /// Sequences of a batch.
@@ -55,6 +55,9 @@ impl LoraTrainingBench {
         if self.worker {
             println!("{}", self.measure()?);
             return Ok(());
+        }
+        if self.python.is_some() && !self.model.is_dir() {
+            return Err(format!("{}: PEFT trains over a folder alone", self.model.display()).into());
         }
         let script = std::env::temp_dir().join(format!("peft-peer-{}.py", std::process::id()));
         std::fs::write(&script, SCRIPT)?;

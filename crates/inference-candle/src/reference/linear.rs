@@ -128,10 +128,6 @@ impl Linear for DenseLinear {
     fn bias(&self) -> Option<Tensor> {
         self.bias.clone()
     }
-
-    fn forward_exact(&self, x: &Tensor) -> Result<Tensor> {
-        self.forward(x)
-    }
 }
 
 impl fmt::Debug for DenseLinear {
@@ -188,10 +184,6 @@ impl Linear for DecodedLinear {
 
     fn bias(&self) -> Option<Tensor> {
         self.bias.clone()
-    }
-
-    fn forward_exact(&self, x: &Tensor) -> Result<Tensor> {
-        self.forward(x)
     }
 }
 

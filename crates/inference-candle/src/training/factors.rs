@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
+use candle_core::{DType, Device, Result as CandleResult, Tensor};
 use half::bf16;
 use inference_core::{
     AdapterDtype, Error, FactorState, LoraConfig, LoraInit, OptimizerConfig, Result, TrainingState,
@@ -22,7 +22,7 @@ pub(super) struct Factor {
     pub(super) name: String,
     pub(super) shape: [usize; 2],
     /// What is computed with: the values, rounded to the adapter's type.
-    pub(super) variable: Var,
+    pub(super) computed: Vec<f32>,
     /// The optimizer's copy.
     values: Vec<f32>,
     mean: Vec<f32>,
@@ -94,8 +94,8 @@ impl Factors {
                 LoraInit::Gaussian => draws.normal(i) / rank as f32,
                 _ => (2.0 * draws.uniform(i) - 1.0) / (input as f32).sqrt(),
             });
-            let a = this.push(format!("{name}.lora_A"), [rank, input], values.collect())?;
-            let b = this.push(format!("{name}.lora_B"), [out, rank], vec![0.0; out * rank])?;
+            let a = this.push(format!("{name}.lora_A"), [rank, input], values.collect());
+            let b = this.push(format!("{name}.lora_B"), [out, rank], vec![0.0; out * rank]);
             let module = this.modules.len();
             this.modules.push(TrainedModule { name: name.clone(), a, b });
             let mut first = 0;
@@ -112,20 +112,19 @@ impl Factors {
         Ok(this)
     }
 
-    fn push(&mut self, name: String, shape: [usize; 2], values: Vec<f32>) -> Result<usize> {
-        let tensor = Tensor::from_vec(self.rounded(&values), (shape[0], shape[1]), &Device::Cpu);
-        let variable = tensor.and_then(|tensor| Var::from_tensor(&tensor)).map_err(error)?;
+    fn push(&mut self, name: String, shape: [usize; 2], values: Vec<f32>) -> usize {
+        let computed = self.rounded(&values);
         let zeros = vec![0.0; values.len()];
         self.factors.push(Factor {
             name,
             shape,
-            variable,
+            computed,
             values,
             mean: zeros.clone(),
             mean_square: zeros,
             gradient: None,
         });
-        Ok(self.factors.len() - 1)
+        self.factors.len() - 1
     }
 
     /// Values as the adapter's type holds them.
@@ -141,21 +140,19 @@ impl Factors {
         self.parts.get(&address(map)).copied()
     }
 
-    /// The factors of a module, `A` and `B`.
-    pub(super) fn of(&self, module: usize) -> Option<(&Factor, &Factor)> {
+    /// A module and its factors, `A` and `B`.
+    pub(super) fn of(&self, module: usize) -> Option<(&TrainedModule, &Factor, &Factor)> {
         let module = self.modules.get(module)?;
-        Some((self.factors.get(module.a)?, self.factors.get(module.b)?))
+        Some((module, self.factors.get(module.a)?, self.factors.get(module.b)?))
     }
 
     /// Adds `weight` times a gradient of factor `index`.
-    pub(super) fn gather(&mut self, index: usize, gradient: &Tensor, weight: f32) -> Result<()> {
-        let values = gradient.flatten_all().and_then(|g| g.to_vec1::<f32>()).map_err(error)?;
-        let Some(factor) = self.factors.get_mut(index) else { return Ok(()) };
-        let sum = factor.gradient.get_or_insert_with(|| vec![0.0; values.len()]);
-        for (sum, value) in sum.iter_mut().zip(values) {
+    pub(super) fn gather(&mut self, index: usize, gradient: &[f32], weight: f32) {
+        let Some(factor) = self.factors.get_mut(index) else { return };
+        let sum = factor.gradient.get_or_insert_with(|| vec![0.0; gradient.len()]);
+        for (sum, value) in sum.iter_mut().zip(gradient) {
             *sum += weight * value;
         }
-        Ok(())
     }
 
     /// Drops what was gathered.
@@ -192,19 +189,18 @@ impl Factors {
             adamw(config, update, clip, &gradient, values, mean, mean_square);
         }
         self.updates = update;
-        self.refresh()?;
+        self.refresh();
         Ok(UpdateReport::new(update, norm))
     }
 
-    /// Writes the values to the variables.
-    fn refresh(&self) -> Result<()> {
-        for factor in &self.factors {
-            let [rows, columns] = factor.shape;
-            Tensor::from_vec(self.rounded(&factor.values), (rows, columns), &Device::Cpu)
-                .and_then(|tensor| factor.variable.set(&tensor))
-                .map_err(error)?;
+    /// Computes with the values from now on.
+    fn refresh(&mut self) {
+        for index in 0..self.factors.len() {
+            let computed = self.factors.get(index).map(|factor| self.rounded(&factor.values));
+            if let (Some(computed), Some(factor)) = (computed, self.factors.get_mut(index)) {
+                factor.computed = computed;
+            }
         }
-        Ok(())
     }
 
     pub(super) fn state(&self) -> TrainingState {
@@ -264,7 +260,8 @@ impl Factors {
         }
         (self.updates, self.passes) = (state.updates, state.passes);
         self.clear_gradients();
-        self.refresh()
+        self.refresh();
+        Ok(())
     }
 
     /// The adapter as its files hold it.
@@ -276,9 +273,10 @@ impl Factors {
         let scaling = self.config.scaling();
         let mut modules = BTreeMap::new();
         for (index, module) in self.modules.iter().enumerate() {
-            let Some((a, b)) = self.of(index) else { continue };
+            let Some((_, a, b)) = self.of(index) else { continue };
             let tensor = |factor: &Factor| -> CandleResult<Tensor> {
-                factor.variable.as_detached_tensor().copy()?.to_dtype(dtype)
+                let shape = (factor.shape[0], factor.shape[1]);
+                Tensor::from_slice(&factor.computed, shape, &Device::Cpu)?.to_dtype(dtype)
             };
             let (a, b) = (tensor(a).map_err(error)?, tensor(b).map_err(error)?);
             modules.insert(module.name.clone(), ModuleDelta::new(a, b, scaling));

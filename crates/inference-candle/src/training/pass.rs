@@ -1,17 +1,21 @@
 //! One pass forward and back.
 
-use candle_core::{D, Result as CandleResult, Tensor, Var};
 use inference_core::{Error, Result, TrainingSequence};
 use inference_engine::StepSequence;
 use inference_lora::Draws;
 
+use super::adapted_map::{Gradients, Maps};
+use super::cross_entropy::{LogitSpec, cross_entropy};
+use super::elementwise::{Angles, NormWeight, scaled};
 use super::factors::Factors;
-use super::ops::TrainingOps;
-use crate::decoder::{capped, scaled};
-use crate::{BatchView, Decoder, Ops, RopeAngles, StepContext};
+use super::halves::{
+    AttentionKept, MlpKept, Places, attention_half, attention_half_backward, mlp_half,
+    mlp_half_backward,
+};
+use crate::{BatchView, Decoder, DecoderLayer};
 
 /// Elements of the logits that exist at a time.
-const LOGITS: usize = 1 << 22;
+const LOGITS: usize = 1 << 23;
 
 /// A batch as the decoder takes it: the sequences one after the other.
 pub(super) struct Batch {
@@ -19,7 +23,7 @@ pub(super) struct Batch {
     sequences: Vec<StepSequence>,
     positions: Vec<usize>,
     /// Rows that predict a target, and those targets.
-    rows: Vec<u32>,
+    rows: Vec<usize>,
     targets: Vec<u32>,
 }
 
@@ -57,7 +61,7 @@ impl Batch {
             this.positions.extend(0..len);
             let pairs = sequence.ids.iter().zip(&sequence.targets).enumerate().skip(1);
             for (index, (id, _)) in pairs.filter(|(_, (_, target))| **target) {
-                this.rows.push((start + index - 1) as u32);
+                this.rows.push(start + index - 1);
                 this.targets.push(*id);
             }
             this.tokens.extend(&sequence.ids);
@@ -77,10 +81,10 @@ impl Batch {
 
 /// What a layer kept.
 enum Kept {
-    /// Its input; the graph is built again.
-    Input(Tensor),
-    /// The leaf that holds its input, and its output.
-    Graph(Var, Tensor),
+    /// Its input; the rest is computed again.
+    Input(Vec<f32>),
+    /// All of it.
+    Halves(Box<(AttentionKept, MlpKept)>),
 }
 
 /// What going back needs.
@@ -90,9 +94,9 @@ pub(super) struct Graph {
     /// From the lowest adapted layer on.
     kept: Vec<Kept>,
     /// The loss' gradient with respect to what the last layer put out.
-    gradient: Option<Tensor>,
+    gradient: Vec<f32>,
     /// Gradients of the head's factors.
-    head: Vec<(usize, Tensor)>,
+    gradients: Gradients,
 }
 
 /// How a pass is computed.
@@ -108,10 +112,6 @@ pub(super) enum Mode {
     },
 }
 
-fn error(error: candle_core::Error) -> Error {
-    Error::engine("training", error)
-}
-
 /// The mean loss of a batch.
 pub(super) fn forward(
     decoder: &Decoder,
@@ -123,30 +123,33 @@ pub(super) fn forward(
         Mode::Evaluate => (false, false, None),
         Mode::Train { checkpointing, draws } => (true, checkpointing, Some(draws)),
     };
-    let ops = TrainingOps { factors, device: decoder.ops().device().clone(), dropout };
-    let ropes = angles(decoder, &ops, &batch)?;
-    let table = ops.embedding(decoder.embedding(), &batch.tokens)?;
-    let mut x = scaled(table, decoder.config().embedding_scale)?;
+    let maps = Maps { ops: &**decoder.ops(), factors, dropout };
+    let angles = angles(decoder, &batch)?;
+    let places = Places { sequences: &batch.sequences, angles: &angles };
+    let table = maps.ops.embedding(decoder.embedding(), &batch.tokens)?;
+    let x = table.flatten_all().and_then(|table| table.to_vec1::<f32>());
+    let mut x = x.map_err(|e| Error::engine("embedding", e))?;
+    let scale = decoder.config().embedding_scale;
+    if scale != 1.0 {
+        x = scaled(&x, scale);
+    }
     let mut kept = Vec::new();
-    for index in 0..decoder.layers().len() {
-        if !train || index < factors.first_layer {
-            // A graph of one layer at a time, for factors are variables.
-            x = layer(decoder, &ops, &batch, &ropes, index, &x)?.detach();
-        } else if checkpointing {
-            let output = layer(decoder, &ops, &batch, &ropes, index, &x)?.detach();
-            kept.push(Kept::Input(std::mem::replace(&mut x, output)));
-        } else {
-            let leaf = Var::from_tensor(&x).map_err(error)?;
-            let output = layer(decoder, &ops, &batch, &ropes, index, leaf.as_tensor())?;
-            x = output.detach();
-            kept.push(Kept::Graph(leaf, output));
+    for (index, one) in decoder.layers().iter().enumerate() {
+        let keeps = train && index >= factors.first_layer;
+        let input = (keeps && checkpointing).then(|| x.clone());
+        let halves;
+        (x, halves) = layer(&maps, one, &places, x)?;
+        match input {
+            Some(input) => kept.push(Kept::Input(input)),
+            None if keeps => kept.push(Kept::Halves(Box::new(halves))),
+            None => {}
         }
     }
-    let (loss, gradient, head) = head_loss(decoder, &ops, &batch, &x, train)?;
+    let (loss, gradient, gradients) = head_loss(decoder, &maps, &batch, &x, train)?;
     if !loss.is_finite() {
         return Err(Error::engine_message(format!("the loss is {loss}")));
     }
-    Ok((loss, Graph { batch, dropout, kept, gradient, head }))
+    Ok((loss, Graph { batch, dropout, kept, gradient, gradients }))
 }
 
 /// Adds the gradients of a pass, times `weight`, to those of the factors.
@@ -156,46 +159,41 @@ pub(super) fn backward(
     graph: Graph,
     weight: f32,
 ) -> Result<()> {
-    let Graph { batch, dropout, mut kept, gradient, head } = graph;
-    let mut gathered: Vec<(usize, Tensor)> = head;
-    if let (Some(mut gradient), false) = (gradient, kept.is_empty()) {
-        let ops = TrainingOps { factors, device: decoder.ops().device().clone(), dropout };
-        let ropes = angles(decoder, &ops, &batch)?;
-        let first = decoder.layers().len() - kept.len();
-        while let Some(one) = kept.pop() {
-            let (leaf, output) = match one {
-                Kept::Graph(leaf, output) => (leaf, output),
-                Kept::Input(input) => {
-                    let leaf = Var::from_tensor(&input).map_err(error)?;
-                    let index = first + kept.len();
-                    let output = layer(decoder, &ops, &batch, &ropes, index, leaf.as_tensor())?;
-                    (leaf, output)
-                }
-            };
-            let back = || output.mul(&gradient)?.sum_all()?.backward();
-            let mut gradients = back().map_err(error)?;
-            for (index, factor) in factors.factors.iter().enumerate() {
-                if let Some(gradient) = gradients.remove(factor.variable.as_tensor()) {
-                    gathered.push((index, gradient));
-                }
-            }
-            if let Some(of_input) = gradients.remove(leaf.as_tensor()) {
-                gradient = of_input;
-            }
-        }
+    let Graph { batch, dropout, mut kept, mut gradient, mut gradients } = graph;
+    let maps = Maps { ops: &**decoder.ops(), factors, dropout };
+    let angles = angles(decoder, &batch)?;
+    let places = Places { sequences: &batch.sequences, angles: &angles };
+    for one in decoder.layers().iter().rev() {
+        let Some(halves) = kept.pop() else { break };
+        let (attention, mlp) = match halves {
+            Kept::Halves(halves) => *halves,
+            Kept::Input(input) => layer(&maps, one, &places, input)?.1,
+        };
+        gradient = mlp_half_backward(&maps, &one.mlp, mlp, gradient, &mut gradients)?;
+        let block = &one.attention;
+        // Below the lowest adapted layer nothing is trained.
+        let wanted = !kept.is_empty();
+        gradient = attention_half_backward(
+            &maps,
+            block,
+            &places,
+            attention,
+            gradient,
+            wanted,
+            &mut gradients,
+        )?;
     }
-    check_finite(factors, &gathered)?;
-    for (index, gradient) in &gathered {
-        factors.gather(*index, gradient, weight)?;
+    check_finite(factors, &gradients)?;
+    for (index, gradient) in &gradients {
+        factors.gather(*index, gradient, weight);
     }
     Ok(())
 }
 
 /// Refuses a gradient that is not finite, before any is added.
-fn check_finite(factors: &Factors, gathered: &[(usize, Tensor)]) -> Result<()> {
-    for (index, gradient) in gathered {
-        let sum = gradient.abs().and_then(|g| g.sum_all()?.to_scalar::<f32>()).map_err(error)?;
-        if !sum.is_finite() {
+fn check_finite(factors: &Factors, gradients: &Gradients) -> Result<()> {
+    for (index, gradient) in gradients {
+        if gradient.iter().any(|value| !value.is_finite()) {
             let name = factors.factors.get(*index).map_or("", |factor| factor.name.as_str());
             return Err(Error::engine_message(format!("the gradient of `{name}` is not finite")));
         }
@@ -203,84 +201,62 @@ fn check_finite(factors: &Factors, gathered: &[(usize, Tensor)]) -> Result<()> {
     Ok(())
 }
 
-fn angles(decoder: &Decoder, ops: &TrainingOps<'_>, batch: &Batch) -> Result<Vec<RopeAngles>> {
+fn angles(decoder: &Decoder, batch: &Batch) -> Result<Vec<Angles>> {
     let view = batch.view();
-    decoder.ropes().iter().map(|rope| rope.angles(&view, ops.device())).collect()
+    let of = |rope: &crate::Rope| Angles::of(&rope.angles(&view, decoder.ops().device())?);
+    decoder.ropes().iter().map(of).collect()
 }
 
 fn layer(
-    decoder: &Decoder,
-    ops: &TrainingOps<'_>,
-    batch: &Batch,
-    ropes: &[RopeAngles],
-    index: usize,
-    x: &Tensor,
-) -> Result<Tensor> {
-    let Some(layer) = decoder.layers().get(index) else {
-        return Err(Error::engine_message(format!("no layer {index}")));
-    };
-    let view = batch.view();
-    let context = StepContext { batch: &view, ropes };
-    let x = ops.attention_block(&layer.attention, x, &context, None)?;
-    ops.mlp_block(&layer.mlp, &x, &context)
+    maps: &Maps<'_>,
+    layer: &DecoderLayer,
+    places: &Places<'_>,
+    x: Vec<f32>,
+) -> Result<(Vec<f32>, (AttentionKept, MlpKept))> {
+    let (x, attention) = attention_half(maps, &layer.attention, places, x)?;
+    let (x, mlp) = mlp_half(maps, &layer.mlp, x)?;
+    Ok((x, (attention, mlp)))
 }
 
 /// Mean loss, its gradient with respect to `x` and to the head's factors.
-type HeadLoss = (f32, Option<Tensor>, Vec<(usize, Tensor)>);
+type HeadLoss = (f32, Vec<f32>, Gradients);
 
 /// Final norm, head and mean cross-entropy, a chunk of rows at a time.
 fn head_loss(
     decoder: &Decoder,
-    ops: &TrainingOps<'_>,
+    maps: &Maps<'_>,
     batch: &Batch,
-    x: &Tensor,
+    x: &[f32],
     train: bool,
 ) -> Result<HeadLoss> {
     let config = decoder.config();
-    let count = batch.rows.len();
-    let chunk = (LOGITS / config.vocab_size.max(1)).clamp(1, count);
-    let factors = ops.factors;
-    let part = factors.part(decoder.head()).and_then(|part| factors.modules.get(part.module));
-    let trained = part.map_or(Vec::new(), |module| vec![module.a, module.b]);
+    let (count, width) = (batch.rows.len(), config.hidden_size);
+    let spec = LogitSpec { scale: config.logit_scale, softcap: config.logit_softcap };
+    // Chunks of nearly one size.
+    let chunks = count.div_ceil((LOGITS / config.vocab_size.max(1)).max(1)).max(1);
+    let chunk = count.div_ceil(chunks).max(1);
+    let norm = NormWeight::of(decoder.final_norm())?;
+    let weight = train.then_some(1.0 / count as f32);
     let mut sum = 0.0_f64;
-    let mut gradient = train.then(|| x.zeros_like().map_err(error)).transpose()?;
-    let mut head: Vec<(usize, Tensor)> = Vec::new();
+    let mut gradient = vec![0.0; if train { x.len() } else { 0 }];
+    let mut gradients = Gradients::new();
     for (rows, targets) in batch.rows.chunks(chunk).zip(batch.targets.chunks(chunk)) {
-        let indices = Tensor::new(rows, x.device()).map_err(error)?;
-        let input = x.index_select(&indices, 0).map_err(error)?;
-        let leaf = match train {
-            true => Some(Var::from_tensor(&input).map_err(error)?),
-            false => None,
-        };
-        let input = leaf.as_ref().map_or(&input, |leaf| leaf.as_tensor());
-        let normed = decoder.final_norm().forward(ops, input)?;
-        let logits = scaled(ops.apply(decoder.head(), &normed)?, config.logit_scale)?;
-        let logits = capped(logits, config.logit_softcap)?;
-        let losses = cross_entropy(&logits, targets).map_err(error)?;
-        let each = losses.detach().to_vec1::<f32>().map_err(error)?;
-        sum += each.iter().map(|loss| f64::from(*loss)).sum::<f64>();
-        let (Some(leaf), Some(all)) = (leaf, gradient.as_mut()) else { continue };
-        let back = || losses.sum_all()?.affine(1.0 / count as f64, 0.0)?.backward();
-        let mut gradients = back().map_err(error)?;
-        if let Some(of_rows) = gradients.remove(leaf.as_tensor()) {
-            *all = all.index_add(&indices, &of_rows, 0).map_err(error)?;
+        let of = |row: &usize| x.get(row * width..(row + 1) * width).unwrap_or_default();
+        let input: Vec<f32> = rows.iter().flat_map(of).copied().collect();
+        let normed = norm.forward(maps.ops, &input)?;
+        let mut head = maps.forward(decoder.head(), &normed)?;
+        let losses = cross_entropy(maps.ops, &mut head.y, targets, spec, weight)?;
+        sum += losses.iter().sum::<f64>();
+        if !train {
+            continue;
         }
-        for index in &trained {
-            let factor = factors.factors.get(*index);
-            if let Some(gradient) = factor.and_then(|f| gradients.remove(f.variable.as_tensor())) {
-                head.push((*index, gradient));
-            }
+        let (map, of_logits) = (decoder.head(), &head.y);
+        let of_normed = maps.backward(map, &normed, &head.low, of_logits, true, &mut gradients)?;
+        let of_input = norm.backward(maps.ops, &input, &of_normed)?;
+        for (row, from) in rows.iter().zip(of_input.chunks_exact(width)) {
+            let to = gradient.get_mut(row * width..(row + 1) * width);
+            to.unwrap_or_default().copy_from_slice(from);
         }
     }
-    Ok(((sum / count as f64) as f32, gradient, head))
-}
-
-/// `-log softmax(logits)[target]` per row.
-fn cross_entropy(logits: &Tensor, targets: &[u32]) -> CandleResult<Tensor> {
-    let max = logits.max_keepdim(D::Minus1)?.detach();
-    let shifted = logits.broadcast_sub(&max)?;
-    let log_sum = shifted.exp()?.sum_keepdim(D::Minus1)?.log()?;
-    let targets = Tensor::new(targets, logits.device())?.unsqueeze(1)?;
-    let chosen = shifted.gather(&targets, 1)?;
-    (log_sum - chosen)?.squeeze(1)
+    Ok(((sum / count as f64) as f32, gradient, gradients))
 }

@@ -14,6 +14,7 @@ mod hub;
 mod inspect;
 mod logits;
 mod lora;
+mod lora_kill;
 mod models;
 mod quantize;
 mod run;

@@ -51,7 +51,7 @@ mod scalar_lanes;
 use std::fmt;
 
 pub(crate) use blocks32::Blocks32;
-pub(crate) use drivers::{few, many};
+pub(crate) use drivers::{decode, few, many};
 pub(crate) use k_blocks::Blocks256;
 pub(crate) use k_types::{Iq4Xs, Q2K, Q3K, Q4K, Q5K, Q6K};
 pub(crate) use lanes::{Codes, Lanes};
@@ -86,6 +86,15 @@ pub(crate) trait Packed {
     /// As [`Lanes`]; `BYTES` are readable at `block`, `TILE_BYTES` writable at
     /// `tile`, which is aligned to 64.
     unsafe fn unpack<L: Lanes>(block: *const u8, tile: *mut u8);
+
+    /// Writes what the codes of a block stand for, `[VALUES, FEATURES]`, from
+    /// what [`unpack`](Self::unpack) made of it.
+    ///
+    /// # Safety
+    ///
+    /// As [`Lanes`]; `TILE_BYTES` are readable at `tile`, which is aligned to 64,
+    /// and `out` is as long.
+    unsafe fn decode<L: Lanes>(tile: *const u8, out: *mut f32);
 
     /// Adds a block's part of the chains of `R` rows: the block (or, `TILED`,
     /// what [`unpack`](Self::unpack) made of it) times block `index` of their
@@ -149,13 +158,22 @@ pub(crate) struct PackedKernels {
     pub(crate) few: unsafe fn(&PackedArgs),
     /// For many rows.
     pub(crate) many: unsafe fn(&PackedArgs),
+    /// Writes the values of blocks: `(blocks, count, out)`.
+    pub(crate) decode: DecodeKernel,
 }
+
+/// Writes what a number of blocks stand for, `[values, FEATURES]` each.
+pub(crate) type DecodeKernel = unsafe fn(*const u8, usize, *mut f32);
 
 impl PackedKernels {
     /// The kernels of a type, compiled elsewhere.
-    pub(crate) fn of<P: Packed>(few: unsafe fn(&PackedArgs), many: unsafe fn(&PackedArgs)) -> Self {
+    pub(crate) fn of<P: Packed>(
+        few: unsafe fn(&PackedArgs),
+        many: unsafe fn(&PackedArgs),
+        decode: DecodeKernel,
+    ) -> Self {
         let (values, source_bytes) = (P::VALUES, P::SOURCE_BYTES);
-        Self { values, source_bytes, chunks: P::Chunk::KIND, pack: P::pack, few, many }
+        Self { values, source_bytes, chunks: P::Chunk::KIND, pack: P::pack, few, many, decode }
     }
 
     /// Bytes of a panel's block.

@@ -61,6 +61,27 @@ impl<T: Layout32> Packed for Blocks32<T> {
     }
 
     #[inline(always)]
+    unsafe fn decode<L: Lanes>(tile: *const u8, out: *mut f32) {
+        let words = tile.cast::<[u32; FEATURES]>();
+        let floats = tile.add(CODES).cast::<[f32; FEATURES]>();
+        let scales = floats.read();
+        let minimums = if T::MINIMUMS { floats.add(1).read() } else { [0.0; FEATURES] };
+        for value in 0..VALUES {
+            let quad = words.add(value / 4).read();
+            let mut values = [0.0; FEATURES];
+            for lane in 0..FEATURES {
+                let code = quad[lane] >> (8 * (value % 4));
+                let code = match T::BITS {
+                    0 => i32::from(code as i8),
+                    _ => i32::from(code as u8) - T::OFFSET,
+                };
+                values[lane] = code as f32 * scales[lane] + minimums[lane];
+            }
+            out.cast::<[f32; FEATURES]>().add(value).write(values);
+        }
+    }
+
+    #[inline(always)]
     unsafe fn add<L: Lanes, const R: usize, const TILED: bool>(
         weights: *const u8,
         x: [*const Chunk32; R],

@@ -120,6 +120,21 @@ pub(crate) unsafe fn many<L: Lanes, P: Packed, const ROWS: usize>(args: &PackedA
     }
 }
 
+/// Writes what `count` blocks of a panel stand for, `[values, FEATURES]`.
+///
+/// # Safety
+///
+/// As [`Lanes`]; the blocks are readable, `out` is as long.
+#[inline(always)]
+pub(crate) unsafe fn decode<L: Lanes, P: Packed>(blocks: *const u8, count: usize, out: *mut f32) {
+    let mut tile = Tile(MaybeUninit::uninit());
+    let tile = tile.0.as_mut_ptr().cast::<u8>();
+    for block in 0..count {
+        P::unpack::<L>(blocks.add(block * P::BYTES), tile);
+        P::decode::<L>(tile, out.add(block * P::VALUES * FEATURES));
+    }
+}
+
 /// Part of a panel.
 struct Part {
     /// Unpacked.

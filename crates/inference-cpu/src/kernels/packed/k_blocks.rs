@@ -142,6 +142,42 @@ impl<K: KType> Packed for Blocks256<K> {
     }
 
     #[inline(always)]
+    unsafe fn decode<L: Lanes>(tile: *const u8, out: *mut f32) {
+        type Words = [u32; FEATURES];
+        let floats = tile.add(Self::FLOATS).cast::<[f32; FEATURES]>();
+        let d = floats.read();
+        let d_minimum = if K::MINIMUMS { floats.add(1).read() } else { [0.0; FEATURES] };
+        let signed = Self::signed::<L::Quads>();
+        let offset = K::OFFSET.unwrap_or(0);
+        for sub in 0..Self::SUBS {
+            // The low half of a lane is the sub-scale, whatever its width.
+            let words = tile.add(Self::SCALES + sub * ROW).cast::<Words>().read();
+            let pairs = tile.add(Self::PAIRS + sub / 2 * ROW).cast::<Words>().read();
+            let (mut scales, mut minimums) = ([0.0; FEATURES], [0.0; FEATURES]);
+            for lane in 0..FEATURES {
+                scales[lane] = d[lane] * f32::from(words[lane] as i16);
+                if K::MINIMUMS {
+                    let minimum = (pairs[lane] >> (16 * (sub % 2))) as i16;
+                    minimums[lane] = d_minimum[lane] * f32::from(minimum);
+                }
+            }
+            for value in sub * K::SUB..(sub + 1) * K::SUB {
+                let quad = tile.add(value / 4 * ROW).cast::<Words>().read();
+                let mut values = [0.0; FEATURES];
+                for lane in 0..FEATURES {
+                    let code = quad[lane] >> (8 * (value % 4));
+                    let code = match signed {
+                        true => i32::from(code as i8),
+                        false => i32::from(code as u8) - offset,
+                    };
+                    values[lane] = scales[lane] * code as f32 - minimums[lane];
+                }
+                out.cast::<[f32; FEATURES]>().add(value).write(values);
+            }
+        }
+    }
+
+    #[inline(always)]
     unsafe fn add<L: Lanes, const R: usize, const TILED: bool>(
         weights: *const u8,
         x: [*const Chunk256; R],
