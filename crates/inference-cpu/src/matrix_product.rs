@@ -4,7 +4,7 @@ use inference_candle::MatrixView;
 use inference_core::Result;
 
 use crate::dense_tiles::with_scratch;
-use crate::kernels::{FEW_ROWS, FewArgs, Kernels, PANEL, Split, TileArgs};
+use crate::kernels::{FEW_ROWS, FewArgs, Kernels, PANEL, Split, TileArgs, TileEnd};
 
 /// Columns up to which rows that lie together are not packed: their panels
 /// stay in the first-level cache.
@@ -148,6 +148,15 @@ fn tiles(kernels: &Kernels, a: &MatrixView<'_>, b: &MatrixView<'_>, c: &mut [f32
                 }
                 let values = &x[from * rows..end * rows];
                 assert!(w.len() >= count * depth * PANEL && values.len() == rows * depth);
+                let out = &mut c[first * PANEL..];
+                let features = (count * PANEL).min(n - first * PANEL);
+                assert!(out.len() >= (rows - 1) * n + features, "it was checked");
+                let ends = TileEnd {
+                    features,
+                    bias: std::ptr::null(),
+                    out: out.as_mut_ptr(),
+                    out_stride: n,
+                };
                 let args = TileArgs {
                     x: values.as_ptr(),
                     tiles,
@@ -159,21 +168,12 @@ fn tiles(kernels: &Kernels, a: &MatrixView<'_>, b: &MatrixView<'_>, c: &mut [f32
                     depth,
                     chains: chains.as_mut_ptr(),
                     first: part == 0 && !add,
+                    end: (part + 1 == depths.parts).then_some(ends),
                 };
                 // SAFETY: the table is for this CPU, checked where it was chosen;
                 // the extents were asserted, chains are `rows * PANEL` for each
                 // panel, and tiles are of `tile_rows` at most.
                 unsafe { (kernels.tiles)(&args) };
-            }
-            for (panel, chains) in (first..).zip(chains.chunks_exact(chain)) {
-                let features = PANEL.min(n - panel * PANEL);
-                let out = &mut c[panel * PANEL..];
-                assert!(out.len() >= (rows - 1) * n + features, "it was checked");
-                // SAFETY: as above; the output was just asserted.
-                unsafe {
-                    let out = out.as_mut_ptr();
-                    (kernels.finish)(chains.as_ptr(), rows, features, std::ptr::null(), out, n);
-                }
             }
         }
     });
