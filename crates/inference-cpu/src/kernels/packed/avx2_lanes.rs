@@ -6,6 +6,7 @@
 //! Of codes with a sign the magnitudes are multiplied, and the sign moves over
 //! to the activations: `2 * 128 * 127` fits once.
 
+#[cfg(not(miri))]
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -244,9 +245,13 @@ unsafe fn fifth(codes: __m256i, bits: __m256i, bit: usize) -> __m256i {
 /// As [`Lanes`].
 #[inline]
 #[target_feature(enable = "avx2")]
+#[cfg_attr(miri, expect(unused_mut, reason = "Miri knows no assembly"))]
 pub(super) unsafe fn pin(mut value: __m256i) -> __m256i {
     // SAFETY: there are no instructions.
-    unsafe { asm!("/* {0} */", inout(ymm_reg) value, options(nomem, nostack, preserves_flags)) };
+    #[cfg(not(miri))]
+    unsafe {
+        asm!("/* {0} */", inout(ymm_reg) value, options(nomem, nostack, preserves_flags))
+    };
     value
 }
 
