@@ -4,6 +4,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/random.rs"]
+mod random;
+
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
@@ -13,6 +16,8 @@ use inference_cpu::{CpuOps, CpuOptions, Tier};
 use inference_gguf::BlockType;
 use inference_gguf::blocks::Unpacked;
 use proptest::prelude::*;
+
+use random::Random;
 
 /// Every available tier with one and with two threads.
 fn all_ops(precision: Precision) -> Vec<CpuOps> {
@@ -28,19 +33,10 @@ fn quantized_types() -> Vec<BlockType> {
     BlockType::ALL.iter().copied().filter(|kind| !kind.is_dense()).collect()
 }
 
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
     /// From -1 to 1, some a hundred times as large.
     fn number(&mut self) -> f32 {
-        let number = (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
+        let number = self.uniform();
         if self.next().is_multiple_of(50) { number * 100.0 } else { number }
     }
 

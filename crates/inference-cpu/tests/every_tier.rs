@@ -4,6 +4,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/random.rs"]
+mod random;
+
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
@@ -14,6 +17,8 @@ use inference_core::KvDtype;
 use inference_cpu::{CpuOps, CpuOptions, Tier};
 use inference_engine::StepSequence;
 use inference_gguf::BlockType;
+
+use random::Random;
 
 fn ops(tier: Tier) -> CpuOps {
     CpuOps::new(&CpuOptions::new().with_tier(tier).with_threads(1)).unwrap()
@@ -34,19 +39,10 @@ fn compare(what: &str, compute: impl Fn(&CpuOps) -> Tensor) {
     }
 }
 
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
     /// From -1 to 1, some larger, subnormal or zero.
     fn number(&mut self) -> f32 {
-        let number = (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
+        let number = self.uniform();
         match self.next() % 23 {
             0 => number * 1e3,
             1 => number * 1e-40,

@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/random.rs"]
+mod random;
+
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
@@ -11,6 +14,8 @@ use inference_cpu::{CpuOps, CpuOptions, Tier};
 use inference_gguf::BlockType;
 use inference_gguf::blocks::Unpacked;
 use proptest::prelude::*;
+
+use random::Random;
 
 /// Types of 32 values.
 const SMALL: [BlockType; 7] = [
@@ -32,19 +37,10 @@ fn all_ops() -> Vec<CpuOps> {
     options.map(|options| CpuOps::new(&options).unwrap()).collect()
 }
 
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
     /// From -1 to 1, some far larger or smaller.
     fn number(&mut self) -> f32 {
-        let number = (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
+        let number = self.uniform();
         match self.next() % 97 {
             0 => number * 1e6,
             1 => number * 1e-6,
