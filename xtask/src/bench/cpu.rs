@@ -4,6 +4,7 @@ mod bandwidth;
 #[cfg(feature = "candle-peer")]
 mod candle_model;
 mod engine;
+mod failure;
 mod llama_tools;
 mod model_file;
 mod plot;
@@ -13,7 +14,7 @@ mod text_model;
 mod worker;
 mod worker_process;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use inference::KvDtype;
@@ -23,12 +24,12 @@ use serde_json::{Value, json};
 use super::machine::Machine;
 use crate::Result;
 use engine::EngineKind;
-use llama_tools::{Fork, LlamaTools};
+use llama_tools::{Fork, LlamaTools, Task};
 use model_file::ModelFile;
 use results::Results;
 use row::Row;
 pub(super) use worker::CpuWorker;
-use worker_process::{Setup, WorkerProcess};
+use worker_process::{Setup, Worker, WorkerProcess};
 
 /// Prompt of each sequence where several decode at once.
 const BATCH_DEPTH: usize = 128;
@@ -105,7 +106,10 @@ impl CpuBench {
             println!("Other work runs: engines that spin lose more by it, no ratio is worth much.");
         }
         let tools = self.tools()?;
+        // A name that is wrong should show before hours of measuring.
+        self.model.iter().try_for_each(|path| inference_gguf::GgufFile::open(path).map(drop))?;
         let mut models = Vec::new();
+        let mut failed = Vec::new();
         for path in &self.model {
             let file = ModelFile::open(path)?;
             let results = self.measure(&file, threads, &tools)?;
@@ -115,14 +119,20 @@ impl CpuBench {
                     println!("{}", path.display());
                 }
             }
+            if results.has_refused(0) {
+                failed.push(results.model().to_owned());
+            }
             models.push(results.to_json());
+            // What is measured outlives what may happen to the files after it.
+            if let Some(path) = &self.json {
+                write(path, &self.to_json(&machine, threads, &models))
+                    .map_err(|error| format!("{}: {error}", path.display()))?;
+            }
         }
-        if let Some(path) = &self.json {
-            let report = self.to_json(&machine, threads, &models);
-            std::fs::write(path, format!("{report:#}\n"))
-                .map_err(|error| format!("{}: {error}", path.display()))?;
+        match failed.is_empty() {
+            true => Ok(()),
+            false => Err(format!("rows of ours are missing: {}", failed.join(", ")).into()),
         }
-        Ok(())
     }
 
     fn to_json(&self, machine: &Machine, threads: usize, models: &[Value]) -> Value {
@@ -177,46 +187,59 @@ impl CpuBench {
         let rows = self.rows();
         let mut kinds = vec![EngineKind::Cpu];
         kinds.extend(self.peers.iter().copied().filter(|kind| *kind != EngineKind::Cpu));
-        let setups: Vec<Setup> =
-            kinds.iter().map(|kind| self.setup(*kind, file, threads)).collect();
         let names = kinds.iter().map(|kind| kind.label()).chain(tools.iter().map(LlamaTools::name));
         let mut results = Results::new(file, names.map(str::to_owned).collect(), rows.clone());
 
-        let mut workers = Vec::new();
-        for (engine, setup) in setups.iter().enumerate() {
-            let mut worker = WorkerProcess::start(setup)?.0;
+        let mut workers: Vec<Worker> =
+            kinds.iter().map(|kind| Worker::new(self.setup(*kind, file, threads))).collect();
+        for (engine, worker) in workers.iter_mut().enumerate() {
             // Nothing is cold in the rounds; what an engine cannot do shows here.
             for row in &rows {
-                if let Err(error) = worker.measure(*row, 0)? {
+                if let Err(error) = worker.measure(*row, 0) {
                     results.refuse(engine, *row, &error);
                 }
             }
-            workers.push(worker);
         }
         for round in 1..=self.rounds as u64 {
             results.add_bandwidth(bandwidth::read_bytes_per_sec(threads)?);
-            for (engine, setup) in setups.iter().enumerate() {
-                results.add_start(engine, WorkerProcess::start(setup)?.1);
+            for (engine, worker) in workers.iter().enumerate() {
+                if !results.is_out(engine) {
+                    let start = WorkerProcess::start(worker.setup());
+                    results.add_start(engine, start.map(|s| s.1).map_err(|e| e.to_string()));
+                }
             }
             for row in &rows {
                 for turn in 0..workers.len() {
                     // Nobody is always the first.
                     let engine = (turn + round as usize) % workers.len();
-                    if results.is_refused(engine, *row) {
-                        continue;
-                    }
-                    match workers[engine].measure(*row, round)? {
-                        Ok(rate) => results.add(engine, *row, rate),
-                        Err(error) => results.refuse(engine, *row, &error),
+                    if !results.is_refused(engine, *row) {
+                        results.add(engine, *row, workers[engine].measure(*row, round));
                     }
                 }
             }
+            let task = Task {
+                model: file.path(),
+                threads,
+                prefill: self.prefill,
+                generate: self.generate,
+            };
             for (index, tool) in tools.iter().enumerate() {
-                for (row, rate) in tool.measure(file.path(), threads, self.generate, &rows)? {
-                    results.add(workers.len() + index, row, rate);
+                let engine = workers.len() + index;
+                let left: Vec<Row> =
+                    rows.iter().filter(|row| !results.is_refused(engine, **row)).copied().collect();
+                for (row, outcome) in tool.measure(task, &left) {
+                    results.add(engine, row, outcome);
                 }
             }
         }
         Ok(results)
     }
+}
+
+/// Writes a whole file or none: an interruption leaves the one before it.
+fn write(path: &Path, report: &Value) -> std::io::Result<()> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    std::fs::write(&part, format!("{report:#}\n"))?;
+    std::fs::rename(&part, path)
 }

@@ -6,8 +6,15 @@ use std::process::Command;
 use inference::KvDtype;
 use serde_json::Value;
 
+use super::failure::reason;
 use super::row::Row;
 use crate::Result;
+
+/// How often a program is started that does not report all it was asked for.
+const ATTEMPTS: usize = 3;
+
+/// Tokens per second of a row, or why there are none.
+pub(super) type Outcome = std::result::Result<f64, String>;
 
 /// Whose programs they are; options differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,52 +60,50 @@ impl LlamaTools {
         }
     }
 
-    /// Every row once.
-    pub(super) fn measure(
-        &self,
-        model: &Path,
-        threads: usize,
-        generate: usize,
-        rows: &[Row],
-    ) -> Result<Vec<(Row, f64)>> {
-        let model = &model.canonicalize()?;
-        let run = Run { tools: self, model, threads, generate };
-        let mut lone: Vec<Row> = Vec::new();
-        let mut batches = Vec::new();
-        for row in rows {
-            match row {
-                Row::Decode { depth, batch: Some(batch) } => batches.push((*depth, *batch)),
-                _ => lone.push(*row),
-            }
-        }
-        let mut found = match self.fork {
-            Fork::LlamaCpp => run.llama_bench(&lone)?,
-            Fork::Ik { .. } => run.sweeps(&lone)?,
-        };
-        if let Some((depth, _)) = batches.first() {
-            let sizes: Vec<usize> = batches.iter().map(|(_, batch)| *batch).collect();
-            for entry in run.batched_bench(&[*depth], &sizes)? {
-                let row = Row::Decode { depth: entry.prompt, batch: Some(entry.batch) };
-                found.push((row, entry.decode));
-            }
-        }
-        match rows.iter().find(|row| found.iter().all(|(known, _)| known != *row)) {
-            Some(row) => Err(format!("{} did not report {row}", self.name()).into()),
-            None => Ok(rows
-                .iter()
-                .filter_map(|row| found.iter().find(|(r, _)| r == row))
-                .copied()
-                .collect()),
-        }
+    /// Every row once: a program that fails takes the rows with it that it was
+    /// started for, and no others.
+    pub(super) fn measure(&self, task: Task<'_>, rows: &[Row]) -> Vec<(Row, Outcome)> {
+        let run = Run { tools: self, task };
+        outcomes(run.groups(rows), |rows| run.measure(rows))
     }
 }
 
+/// What became of each row of some groups, each measured as a whole.
+fn outcomes(
+    groups: Vec<Vec<Row>>,
+    measure: impl Fn(&[Row]) -> Result<Vec<(Row, f64)>>,
+) -> Vec<(Row, Outcome)> {
+    let mut outcomes = Vec::new();
+    for rows in groups {
+        let found = measure(&rows);
+        outcomes.extend(rows.into_iter().map(|row| {
+            let outcome = match &found {
+                Ok(found) => found
+                    .iter()
+                    .find_map(|(known, rate)| (*known == row).then_some(*rate))
+                    .ok_or_else(|| "not in what it reported".to_owned()),
+                Err(error) => Err(error.to_string()),
+            };
+            (row, outcome)
+        }));
+    }
+    outcomes
+}
+
 /// What all programs are started with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Task<'a> {
+    pub(super) model: &'a Path,
+    pub(super) threads: usize,
+    /// Tokens of the measured prefill.
+    pub(super) prefill: usize,
+    /// Tokens that each sequence generates.
+    pub(super) generate: usize,
+}
+
 struct Run<'a> {
     tools: &'a LlamaTools,
-    model: &'a Path,
-    threads: usize,
-    generate: usize,
+    task: Task<'a>,
 }
 
 /// A line of a table: tokens per second after a prompt.
@@ -116,7 +121,8 @@ impl Run<'_> {
         let mut command = Command::new(&path);
         // Some leave a log where they run.
         command.current_dir(std::env::temp_dir());
-        command.arg("-m").arg(self.model).args(["-t", &self.threads.to_string()]);
+        command.arg("-m").arg(self.task.model.canonicalize()?);
+        command.args(["-t", &self.task.threads.to_string()]);
         let kv_dtype = self.tools.kv_dtype.as_str();
         command.args(["-ctk", kv_dtype, "-ctv", kv_dtype]);
         for (option, value) in options {
@@ -128,82 +134,134 @@ impl Run<'_> {
             Fork::Ik { repack: false } => &mut command,
         };
         let output = command.output().map_err(|error| format!("{}: {error}", path.display()))?;
-        let both = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8_lossy(&both).into_owned();
+        // Some print their table to one, some to the other; errors go to the second.
+        let both = |first: &[u8], second: &[u8]| {
+            String::from_utf8_lossy(&[first, b"\n", second].concat()).into_owned()
+        };
         if !output.status.success() {
-            let last: Vec<&str> = text.lines().rev().take(5).collect();
-            return Err(format!("{} failed: {}", path.display(), last.join(" / ")).into());
+            let reason = reason(output.status, &both(&output.stderr, &output.stdout));
+            return Err(format!("{program}: {reason}").into());
         }
-        Ok(text)
+        Ok(both(&output.stdout, &output.stderr))
     }
 
-    /// llama.cpp: every depth with prefill and decode.
-    fn llama_bench(&self, rows: &[Row]) -> Result<Vec<(Row, f64)>> {
-        let mut found = Vec::new();
-        let Some(tokens) = prefill_of(rows) else { return Ok(found) };
-        for depth in depths(rows) {
-            let asked = |row: Row| if rows.contains(&row) { 1 } else { 0 };
-            let prefill = Row::Prefill { tokens, depth };
-            let decode = Row::Decode { depth, batch: None };
-            let text = self.start(
-                "llama-bench",
-                &[
-                    ("-p", (tokens * asked(prefill)).to_string()),
-                    ("-n", (self.generate * asked(decode)).to_string()),
-                    ("-d", depth.to_string()),
-                    ("-r", "1".to_owned()),
-                    ("-o", "json".to_owned()),
-                ],
-            )?;
-            for entry in json_entries(&text)? {
-                let rate = entry["avg_ts"].as_f64().ok_or("llama-bench: no avg_ts")?;
-                let is_prefill = entry["n_prompt"].as_u64() != Some(0);
-                found.push((if is_prefill { prefill } else { decode }, rate));
+    fn measure(&self, rows: &[Row]) -> Result<Vec<(Row, f64)>> {
+        match (rows.first(), self.tools.fork) {
+            (None, _) => Ok(Vec::new()),
+            (Some(Row::Decode { depth, batch: Some(_) }), _) => self.batches(*depth, rows),
+            (Some(row), Fork::LlamaCpp) => self.llama_bench(row.depth(), rows),
+            (Some(row), Fork::Ik { .. }) if self.is_swept(*row) => self.sweep(row.depth()),
+            (Some(_), Fork::Ik { .. }) => self.prompts(rows),
+        }
+    }
+
+    /// The rows, in groups that a program measures at once.
+    fn groups(&self, rows: &[Row]) -> Vec<Vec<Row>> {
+        let mut groups: Vec<(Option<usize>, Vec<Row>)> = Vec::new();
+        for row in rows {
+            let group = match (row, self.tools.fork) {
+                (Row::Decode { batch: Some(_), .. }, _) => None,
+                // Separate prompts, which one program reads one after the other.
+                (row, Fork::Ik { .. }) if !self.is_swept(*row) => Some(0),
+                (Row::Prefill { depth, .. } | Row::Decode { depth, .. }, _) => Some(*depth),
+            };
+            match groups.iter_mut().find(|(known, _)| *known == group) {
+                Some((_, rows)) => rows.push(*row),
+                None => groups.push((group, vec![*row])),
             }
         }
-        Ok(found)
+        groups.into_iter().map(|(_, rows)| rows).collect()
     }
 
-    /// ik_llama.cpp: shallow rows from separate prompts, deep ones from a
-    /// sweep that goes by the measured prefill.
-    fn sweeps(&self, rows: &[Row]) -> Result<Vec<(Row, f64)>> {
+    /// Whether ik_llama.cpp goes to a row's depth in steps of the measured prefill.
+    fn is_swept(&self, row: Row) -> bool {
+        row.depth() >= self.task.prefill
+    }
+
+    /// llama.cpp: prefill and decode at a depth, where they are asked for.
+    fn llama_bench(&self, depth: usize, rows: &[Row]) -> Result<Vec<(Row, f64)>> {
+        let Task { prefill: tokens, generate, .. } = self.task;
+        let prefill = Row::Prefill { tokens, depth };
+        let decode = Row::Decode { depth, batch: None };
+        let asked = |row: Row| if rows.contains(&row) { 1 } else { 0 };
+        let text = self.start(
+            "llama-bench",
+            &[
+                ("-p", (tokens * asked(prefill)).to_string()),
+                ("-n", (generate * asked(decode)).to_string()),
+                ("-d", depth.to_string()),
+                ("-r", "1".to_owned()),
+                ("-o", "json".to_owned()),
+            ],
+        )?;
+        let rate = |entry: &Value| {
+            let rate = entry["avg_ts"].as_f64().ok_or("llama-bench: no avg_ts")?;
+            Ok((if entry["n_prompt"].as_u64() == Some(0) { decode } else { prefill }, rate))
+        };
+        json_entries(&text)?.iter().map(rate).collect()
+    }
+
+    /// ik_llama.cpp: shallow rows, from separate prompts.
+    fn prompts(&self, rows: &[Row]) -> Result<Vec<(Row, f64)>> {
+        let tokens = self.task.prefill;
+        let mut prompts: Vec<usize> = rows
+            .iter()
+            .map(|row| match row {
+                Row::Prefill { tokens, .. } => *tokens,
+                Row::Decode { depth, .. } => *depth,
+            })
+            .collect();
+        prompts.sort_unstable();
+        prompts.dedup();
         let mut found = Vec::new();
-        let Some(tokens) = prefill_of(rows) else { return Ok(found) };
-        let (deep, shallow): (Vec<usize>, Vec<usize>) =
-            depths(rows).into_iter().partition(|depth| *depth >= tokens);
-        let mut prompts: Vec<usize> = shallow.into_iter().filter(|depth| *depth > 0).collect();
-        prompts.push(tokens);
         for entry in self.batched_bench(&prompts, &[1])? {
             if entry.prompt == tokens {
                 found.push((Row::Prefill { tokens, depth: 0 }, entry.prefill));
             }
             found.push((Row::Decode { depth: entry.prompt, batch: None }, entry.decode));
         }
-        for depth in deep {
-            if depth % tokens != 0 {
-                let name = self.tools.name();
-                return Err(format!("{name}: {depth} is no multiple of {tokens}").into());
-            }
-            let text = self.start(
-                "llama-sweep-bench",
-                &[
-                    ("-c", (depth + tokens).to_string()),
-                    ("-ub", tokens.to_string()),
-                    ("-n", self.generate.to_string()),
-                    ("--sweep-stride", (depth / tokens).to_string()),
-                ],
-            )?;
-            let table = Table::parse(&text)?;
-            for line in 0..table.lines.len() {
-                if table.count(line, "N_KV")? == depth {
-                    let prefill = Row::Prefill { tokens, depth };
-                    found.push((prefill, table.number(line, "S_PP t/s")?));
-                    let decode = Row::Decode { depth, batch: None };
-                    found.push((decode, table.number(line, "S_TG t/s")?));
-                }
+        Ok(found)
+    }
+
+    /// ik_llama.cpp: the rows of a depth that it reaches in steps.
+    fn sweep(&self, depth: usize) -> Result<Vec<(Row, f64)>> {
+        let Task { prefill: tokens, generate, .. } = self.task;
+        if !depth.is_multiple_of(tokens) {
+            return Err(format!("{depth} is no multiple of {tokens}").into());
+        }
+        let text = self.start(
+            "llama-sweep-bench",
+            &[
+                ("-c", (depth + tokens).to_string()),
+                ("-ub", tokens.to_string()),
+                ("-n", generate.to_string()),
+                ("--sweep-stride", (depth / tokens).to_string()),
+            ],
+        )?;
+        let table = Table::parse(&text)?;
+        let mut found = Vec::new();
+        for line in 0..table.lines.len() {
+            if table.count(line, "N_KV")? == depth {
+                let prefill = Row::Prefill { tokens, depth };
+                found.push((prefill, table.number(line, "S_PP t/s")?));
+                let decode = Row::Decode { depth, batch: None };
+                found.push((decode, table.number(line, "S_TG t/s")?));
             }
         }
         Ok(found)
+    }
+
+    /// Several sequences at once, each after a prompt of its own.
+    fn batches(&self, depth: usize, rows: &[Row]) -> Result<Vec<(Row, f64)>> {
+        let batch = |row: &Row| match row {
+            Row::Decode { batch, .. } => *batch,
+            Row::Prefill { .. } => None,
+        };
+        let batches: Vec<usize> = rows.iter().filter_map(batch).collect();
+        let row = |entry: Entry| {
+            (Row::Decode { depth: entry.prompt, batch: Some(entry.batch) }, entry.decode)
+        };
+        Ok(self.batched_bench(&[depth], &batches)?.into_iter().map(row).collect())
     }
 
     fn batched_bench(&self, prompts: &[usize], batches: &[usize]) -> Result<Vec<Entry>> {
@@ -211,48 +269,38 @@ impl Run<'_> {
             numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
         };
         let most = |numbers: &[usize]| numbers.iter().copied().max().unwrap_or(1);
-        let context = most(batches) * (most(prompts) + self.generate);
-        let text = self.start(
-            "llama-batched-bench",
-            &[
-                ("-c", context.to_string()),
-                ("-npp", join(prompts)),
-                ("-ntg", self.generate.to_string()),
-                ("-npl", join(batches)),
-            ],
-        )?;
-        let table = Table::parse(&text)?;
-        (0..table.lines.len())
-            .map(|line| {
-                Ok(Entry {
-                    prompt: table.count(line, "PP")?,
-                    batch: table.count(line, "B")?,
-                    prefill: table.number(line, "S_PP t/s")?,
-                    decode: table.number(line, "S_TG t/s")?,
-                })
-            })
-            .collect()
+        let context = most(batches) * (most(prompts) + self.task.generate);
+        let options = [
+            ("-c", context.to_string()),
+            ("-npp", join(prompts)),
+            ("-ntg", self.task.generate.to_string()),
+            ("-npl", join(batches)),
+        ];
+        let mut entries = Vec::new();
+        // llama.cpp's ends now and then before its last line is written, in success.
+        for _ in 0..ATTEMPTS {
+            entries = entries_of(&self.start("llama-batched-bench", &options)?)?;
+            if entries.len() >= prompts.len() * batches.len() {
+                break;
+            }
+        }
+        Ok(entries)
     }
 }
 
-fn prefill_of(rows: &[Row]) -> Option<usize> {
-    rows.iter().find_map(|row| match row {
-        Row::Prefill { tokens, .. } => Some(*tokens),
-        Row::Decode { .. } => None,
-    })
-}
-
-/// Each depth once.
-fn depths(rows: &[Row]) -> Vec<usize> {
-    let mut depths: Vec<usize> = rows
-        .iter()
-        .map(|row| match row {
-            Row::Prefill { depth, .. } | Row::Decode { depth, .. } => *depth,
+/// The lines of llama-batched-bench.
+fn entries_of(text: &str) -> Result<Vec<Entry>> {
+    let table = Table::parse(text)?;
+    (0..table.lines.len())
+        .map(|line| {
+            Ok(Entry {
+                prompt: table.count(line, "PP")?,
+                batch: table.count(line, "B")?,
+                prefill: table.number(line, "S_PP t/s")?,
+                decode: table.number(line, "S_TG t/s")?,
+            })
         })
-        .collect();
-    depths.sort_unstable();
-    depths.dedup();
-    depths
+        .collect()
 }
 
 /// The list in an output that may have other lines around it.
@@ -319,13 +367,42 @@ mod tests {
     }
 
     #[test]
-    fn a_depth_is_asked_for_once() {
-        let rows = [
-            Row::Prefill { tokens: 512, depth: 4096 },
-            Row::Decode { depth: 64, batch: None },
-            Row::Decode { depth: 4096, batch: None },
-        ];
-        assert_eq!(depths(&rows), [64, 4096]);
-        assert_eq!(prefill_of(&rows), Some(512));
+    fn a_program_measures_what_it_can_at_once() {
+        let prefill = |depth| Row::Prefill { tokens: 64, depth };
+        let lone = |depth| Row::Decode { depth, batch: None };
+        let batch = |batch| Row::Decode { depth: 128, batch: Some(batch) };
+        let rows = [prefill(0), prefill(128), lone(16), lone(128), batch(1), batch(8)];
+        let groups = |fork| {
+            let tools = LlamaTools { fork, folder: PathBuf::new(), kv_dtype: KvDtype::F16 };
+            let task = Task { model: Path::new(""), threads: 1, prefill: 64, generate: 8 };
+            Run { tools: &tools, task }.groups(&rows)
+        };
+        let (deep, batches) = (vec![prefill(128), lone(128)], vec![batch(1), batch(8)]);
+        assert_eq!(
+            groups(Fork::LlamaCpp),
+            [vec![prefill(0)], deep.clone(), vec![lone(16)], batches.clone()]
+        );
+        let shallow = vec![prefill(0), lone(16)];
+        assert_eq!(groups(Fork::Ik { repack: false }), [shallow, deep, batches]);
+    }
+
+    #[test]
+    fn a_program_that_fails_takes_only_its_own_rows_with_it() {
+        let row = |depth| Row::Decode { depth, batch: None };
+        let groups = vec![vec![row(1), row(2)], vec![row(3), row(4)]];
+        let outcomes = outcomes(groups, |rows| match rows.contains(&row(1)) {
+            true => Err("it crashed".into()),
+            false => Ok(vec![(row(1), 1.0), (row(4), 4.0)]),
+        });
+        let crashed = || Err("it crashed".to_owned());
+        assert_eq!(
+            outcomes,
+            [
+                (row(1), crashed()),
+                (row(2), crashed()),
+                (row(3), Err("not in what it reported".to_owned())),
+                (row(4), Ok(4.0)),
+            ]
+        );
     }
 }

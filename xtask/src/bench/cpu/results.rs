@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
+use super::llama_tools::Outcome;
 use super::model_file::ModelFile;
 use super::row::Row;
 use super::worker_process::Start;
@@ -79,29 +80,75 @@ impl Results {
         self.rows.iter().position(|known| *known == row)
     }
 
-    pub(super) fn add(&mut self, engine: usize, row: Row, rate: f64) {
-        if let Some(index) = self.index(row) {
-            self.rates[engine][index].push(rate);
+    /// Adds the sample of a round, or leaves the row out from now on.
+    pub(super) fn add(&mut self, engine: usize, row: Row, outcome: Outcome) {
+        match (outcome, self.index(row)) {
+            (Ok(rate), Some(index)) => self.rates[engine][index].push(rate),
+            (Err(reason), _) => self.refuse(engine, row, &reason),
+            (Ok(_), None) => {}
         }
     }
 
-    pub(super) fn add_start(&mut self, engine: usize, start: Start) {
-        self.starts[engine].push(start);
+    /// Adds the start of a round, or leaves the engine out from now on.
+    pub(super) fn add_start(&mut self, engine: usize, start: std::result::Result<Start, String>) {
+        match start {
+            Ok(start) => self.starts[engine].push(start),
+            Err(reason) => {
+                self.starts[engine].clear();
+                for row in self.rows.clone() {
+                    self.refuse(engine, row, &reason);
+                }
+            }
+        }
     }
 
     pub(super) fn add_bandwidth(&mut self, bytes_per_sec: f64) {
         self.bandwidth.push(bytes_per_sec);
     }
 
-    /// Leaves a row of an engine out, for a reason.
+    /// Leaves a row of an engine out, for a reason: what other rounds had of it
+    /// too, since ratios are of rounds that all engines have.
     pub(super) fn refuse(&mut self, engine: usize, row: Row, reason: &str) {
         if !self.is_refused(engine, row) {
             self.refused.push((engine, row, reason.to_owned()));
+        }
+        if let Some(index) = self.index(row) {
+            self.rates[engine][index].clear();
         }
     }
 
     pub(super) fn is_refused(&self, engine: usize, row: Row) -> bool {
         self.refused.iter().any(|(e, r, _)| (*e, *r) == (engine, row))
+    }
+
+    /// Whether an engine lacks a row.
+    pub(super) fn has_refused(&self, engine: usize) -> bool {
+        self.refused.iter().any(|(e, _, _)| *e == engine)
+    }
+
+    /// Whether an engine has nothing to measure.
+    pub(super) fn is_out(&self, engine: usize) -> bool {
+        self.rows.iter().all(|row| self.is_refused(engine, *row))
+    }
+
+    /// What an engine lacks and why, rows of one reason together.
+    fn notes(&self) -> Vec<String> {
+        let mut notes: Vec<(usize, &str, Vec<String>)> = Vec::new();
+        for (engine, row, reason) in &self.refused {
+            let note = notes.iter_mut().find(|(e, r, _)| (*e, *r) == (*engine, reason.as_str()));
+            match note {
+                Some((_, _, rows)) => rows.push(row.to_string()),
+                None => notes.push((*engine, reason, vec![row.to_string()])),
+            }
+        }
+        let note = |(engine, reason, rows): (usize, &str, Vec<String>)| {
+            let rows = match rows.len() == self.rows.len() {
+                true => "every row".to_owned(),
+                false => rows.join("; "),
+            };
+            format!("– {}, {rows}: {reason}", self.engines[engine])
+        };
+        notes.into_iter().map(note).collect()
     }
 
     fn lines(&self) -> Vec<Line> {
@@ -224,8 +271,8 @@ impl fmt::Display for Results {
             }
             writeln!(f)?;
         }
-        for (engine, row, reason) in &self.refused {
-            writeln!(f, "\n{}, {row}: {reason}", self.engines[*engine])?;
+        for note in self.notes() {
+            writeln!(f, "\n{note}")?;
         }
         Ok(())
     }
@@ -260,11 +307,11 @@ mod tests {
         let row = results.rows[0];
         // Both drift: medians would say 1.5, every round says 2.
         for (ours, peer) in [(2.0, 1.0), (20.0, 10.0), (6.0, 3.0)] {
-            results.add(0, row, ours);
-            results.add(1, row, peer);
+            results.add(0, row, Ok(ours));
+            results.add(1, row, Ok(peer));
         }
-        results.refuse(2, row, "too deep");
-        results.refuse(2, row, "again");
+        results.add(2, row, Err("too deep".to_owned()));
+        results.add(2, row, Err("again".to_owned()));
         assert_eq!(results.median(0, row), Some(6.0));
         assert_eq!(results.median(2, row), None);
         let json = results.to_json();
@@ -281,6 +328,48 @@ mod tests {
         );
         // 6 tokens of 50 bytes are 0.3 of 1,000 bytes.
         assert!(text.contains("| 0.3000 ("), "{text}");
+    }
+
+    #[test]
+    fn what_fails_is_left_out_and_told_below_the_table() {
+        let mut results = results();
+        let row = |batch| Row::Decode { depth: 128, batch: Some(batch) };
+        results.rows.extend([row(1), row(8)]);
+        results.rates = vec![vec![Vec::new(); 3]; 3];
+        for rate in [1.0, 2.0] {
+            for engine in 0..3 {
+                results.rows.clone().into_iter().for_each(|row| results.add(engine, row, Ok(rate)));
+            }
+        }
+        let start = Start {
+            load_seconds: 1.0,
+            first_token_seconds: 1.0,
+            later_token_seconds: 1.0,
+            resident_bytes: None,
+            anonymous_bytes: None,
+        };
+        results.add_start(2, Ok(start));
+        // After rounds that it was measured in.
+        results.add(1, row(1), Err("exit status: 3: it crashed".to_owned()));
+        results.add(1, row(8), Err("exit status: 3: it crashed".to_owned()));
+        results.add_start(2, Err("no such model".to_owned()));
+        assert!(results.is_out(2) && !results.is_out(1) && results.is_refused(1, row(8)));
+        let text = results.to_string();
+        let line =
+            "| decode at depth 128, 8 at once, tokens/s | 1.50 (1.00 to 2.00) | – | – | – | – |";
+        assert!(text.contains(line), "{text}");
+        let notes = "\n– peer, decode at depth 128, 1 at once; decode at depth 128, 8 at once: \
+                     exit status: 3: it crashed\n\n– other, every row: no such model\n";
+        assert!(text.ends_with(notes) && !text.contains("load"), "{text}");
+        let left_out = results.to_json()["left_out"].clone();
+        assert_eq!(left_out.as_array().unwrap().len(), 5);
+        assert_eq!(
+            left_out[1],
+            json!({
+                "engine": "peer", "row": "decode at depth 128, 8 at once",
+                "reason": "exit status: 3: it crashed",
+            })
+        );
     }
 
     #[test]

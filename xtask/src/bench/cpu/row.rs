@@ -22,6 +22,24 @@ impl Row {
         }
     }
 
+    /// The seed of a prompt in a round: another one for each row, round and
+    /// sequence, or what is measured would lie in the prefix cache. Each of
+    /// the three has at most 2^20 values (the command line sees to it).
+    pub(super) fn prompt_seed(self, round: u64, sequence: u64) -> u64 {
+        let (kind, number) = match self {
+            Self::Prefill { depth, .. } => (0, depth),
+            Self::Decode { batch, .. } => (1, batch.unwrap_or(0)),
+        };
+        kind << 63 | (number as u64) << 42 | round << 21 | sequence
+    }
+
+    /// Tokens before the measured ones.
+    pub(super) fn depth(self) -> usize {
+        match self {
+            Self::Prefill { depth, .. } | Self::Decode { depth, .. } => depth,
+        }
+    }
+
     pub(super) fn to_json(self) -> Value {
         match self {
             Self::Prefill { tokens, depth } => json!({ "prefill": tokens, "depth": depth }),
@@ -55,6 +73,18 @@ impl fmt::Display for Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_prompt_is_read_twice() {
+        let mut seeds = std::collections::HashSet::new();
+        let decode = |batch| Row::Decode { depth: 128, batch: Some(batch) };
+        let prefill = |depth| Row::Prefill { tokens: 64, depth };
+        for row in [prefill(0), prefill(384), prefill(1 << 20), decode(1), decode(8)] {
+            for (round, sequence) in [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (1 << 20, 1 << 20)] {
+                assert!(seeds.insert(row.prompt_seed(round, sequence)), "{row}");
+            }
+        }
+    }
 
     #[test]
     fn rows_cross_the_pipe_unchanged() {

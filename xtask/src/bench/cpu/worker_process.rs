@@ -2,13 +2,16 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread::JoinHandle;
 
 use clap::Args;
 use inference::KvDtype;
 use serde_json::{Value, json};
 
 use super::engine::EngineKind;
+use super::failure::reason;
+use super::llama_tools::Outcome;
 use super::row::Row;
 use crate::Result;
 
@@ -93,38 +96,71 @@ impl Start {
     }
 }
 
+/// An engine that is measured: in one process, and in another one once that has ended.
+pub(super) struct Worker {
+    setup: Setup,
+    process: Option<WorkerProcess>,
+}
+
+impl Worker {
+    pub(super) fn new(setup: Setup) -> Self {
+        Self { setup, process: None }
+    }
+
+    pub(super) fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// Tokens per second, or why this engine has no such row.
+    pub(super) fn measure(&mut self, row: Row, seed: u64) -> Outcome {
+        let process = match &mut self.process {
+            Some(process) => process,
+            empty => empty.insert(WorkerProcess::start(&self.setup).map_err(|e| e.to_string())?.0),
+        };
+        let outcome = process.measure(row, seed);
+        if outcome.is_err() {
+            self.process = None;
+        }
+        outcome.map_err(|error| error.to_string())?
+    }
+}
+
 /// A process that holds a loaded engine; it ends when this is dropped.
 pub(super) struct WorkerProcess {
     child: Child,
     /// Dropped first of all: its end is what the process waits for.
     requests: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
+    /// Reads what the process says of itself, until it ends.
+    errors: Option<JoinHandle<String>>,
     name: &'static str,
 }
 
 impl WorkerProcess {
     /// Starts one and waits until its model is loaded.
     pub(super) fn start(setup: &Setup) -> Result<(Self, Start)> {
-        let mut child = setup.command()?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut command = setup.command()?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
         let requests = child.stdin.take();
         let answers = BufReader::new(child.stdout.take().ok_or("a process without an output")?);
-        let mut worker = Self { child, requests, answers, name: setup.engine.label() };
+        let errors = child.stderr.take().ok_or("a process without an error output")?;
+        let errors = Some(std::thread::spawn(|| shown(errors)));
+        let mut worker = Self { child, requests, answers, errors, name: setup.engine.label() };
         let answer = worker.answer()?;
         let start = Start::from_json(&answer)
             .ok_or_else(|| format!("{}: unexpected answer {answer}", worker.name))?;
         Ok((worker, start))
     }
 
-    /// Tokens per second, or why this engine has no such row.
-    pub(super) fn measure(
-        &mut self,
-        row: Row,
-        seed: u64,
-    ) -> Result<std::result::Result<f64, String>> {
+    /// Tokens per second, or why this engine has no such row; an error where
+    /// the process is of no more use.
+    fn measure(&mut self, row: Row, seed: u64) -> Result<Outcome> {
         let mut request = row.to_json();
         request["seed"] = json!(seed);
         let requests = self.requests.as_mut().ok_or("a process without an input")?;
-        writeln!(requests, "{request}")?;
+        // Where it has ended, that there is no answer tells why.
+        let _ = writeln!(requests, "{request}");
         let answer = self.answer()?;
         match (answer["rate"].as_f64(), answer["error"].as_str()) {
             (Some(rate), _) => Ok(Ok(rate)),
@@ -136,11 +172,26 @@ impl WorkerProcess {
     fn answer(&mut self) -> Result<Value> {
         let mut line = String::new();
         if self.answers.read_line(&mut line)? == 0 {
-            return Err(format!("{}: its process ended ({})", self.name, self.child.wait()?).into());
+            let status = self.child.wait()?;
+            let errors = self.errors.take().and_then(|errors| errors.join().ok());
+            return Err(reason(status, &errors.unwrap_or_default()).into());
         }
         Ok(serde_json::from_str(&line)
             .map_err(|error| format!("{}: {line}: {error}", self.name))?)
     }
+}
+
+/// Passes the lines on; all of them in the end.
+#[expect(clippy::print_stderr, reason = "what a process of a command says is shown")]
+fn shown(errors: ChildStderr) -> String {
+    let mut all = String::new();
+    for line in BufReader::new(errors).split(b'\n').map_while(std::result::Result::ok) {
+        let line = String::from_utf8_lossy(&line);
+        eprintln!("{line}");
+        all.push_str(&line);
+        all.push('\n');
+    }
+    all
 }
 
 impl Drop for WorkerProcess {
