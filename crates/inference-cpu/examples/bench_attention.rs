@@ -1,6 +1,8 @@
 //! Measures attention at depth: of one token (decode) and of 512 (prefill), for
 //! the heads of a 135M and of a 1B model, with each way to store keys and
-//! values, beside plain Candle on f32.
+//! values, beside plain Candle on f32. Of one token all layers are computed, one
+//! after the other, as in a step: their keys come from memory, not from cache.
+//! Times are those of one layer.
 //!
 //! ```sh
 //! cargo run --release -p inference-cpu --example bench_attention [THREADS [DEPTH [KV…]]]
@@ -51,17 +53,18 @@ fn best(repeats: usize, mut call: impl FnMut() -> Result<Tensor>) -> Result<f64>
     Ok(best)
 }
 
-/// Attention of the last `len` tokens of a sequence of `depth + len`.
+/// Seconds of attention in one layer of the last `len` tokens of a sequence of
+/// `depth + len`.
 fn ours(
     ops: &CpuOps,
     spec: &AttentionSpec,
-    depth: usize,
-    len: usize,
+    layers: usize,
+    (depth, len): (usize, usize),
     dtype: KvDtype,
 ) -> Result<f64> {
     let blocks = (depth + len).div_ceil(BLOCK);
     let mut cache = ops.kv_cache(&KvLayout {
-        num_layers: 1,
+        num_layers: layers,
         num_kv_heads: spec.num_kv_heads,
         head_dim: spec.head_dim,
         block_size: BLOCK,
@@ -69,7 +72,7 @@ fn ours(
         dtype,
     })?;
     let block_table: Vec<u32> = (0..).take(blocks).collect();
-    let mut step = |position: usize, len: usize, repeats: usize| -> Result<f64> {
+    let mut step = |position: usize, len: usize, layers: usize, repeats: usize| -> Result<f64> {
         let q = random(len, spec.num_heads, spec.head_dim)?;
         let k = random(len, spec.num_kv_heads, spec.head_dim)?;
         let v = random(len, spec.num_kv_heads, spec.head_dim)?;
@@ -79,12 +82,18 @@ fn ours(
             [StepSequence { start: 0, len, position, prompt_len, adapter: None, block_table }];
         let positions: Vec<usize> = (position..position + len).collect();
         let batch = BatchView { sequences: &sequences, positions: &positions, adapters: &[] };
-        best(repeats, || ops.attention(&q, &k, &v, Some((&mut *cache, 0)), &batch, spec))
+        let seconds = best(repeats, || {
+            for layer in 1..layers {
+                ops.attention(&q, &k, &v, Some((&mut *cache, layer)), &batch, spec)?;
+            }
+            ops.attention(&q, &k, &v, Some((&mut *cache, 0)), &batch, spec)
+        })?;
+        Ok(seconds / layers as f64)
     };
     if depth > 0 {
-        step(0, depth, 0)?;
+        step(0, depth, layers, 0)?;
     }
-    step(depth, len, if len == 1 { 300 } else { 10 })
+    step(depth, len, layers, if len == 1 { 40 } else { 10 })
 }
 
 /// The same with Candle's products on f32, keys and values of each head given
@@ -130,15 +139,16 @@ fn main() -> Result<()> {
     }
     let ops = CpuOps::new(&CpuOptions::new().with_threads(threads))?;
     println!("{}, {threads} threads, depth {depth}", ops.tier());
-    for (name, spec) in [("135M", spec(9, 3)), ("1B", spec(32, 8))] {
+    for (name, spec, layers) in [("135M", spec(9, 3), 30), ("1B", spec(32, 8), 16)] {
         for len in [1, 512] {
+            let layers = if len == 1 { layers } else { 1 };
             let peer = theirs(&spec, depth, len)?;
             println!("{name}, {len} tokens: Candle f32 {:.1} us", peer * 1e6);
             // Two products, multiply and add; the triangle of the new keys.
             let keys = depth * len + len * (len + 1) / 2;
             let operations = 4.0 * (spec.num_heads * spec.head_dim * keys) as f64;
             for dtype in &types {
-                let seconds = ours(&ops, &spec, depth, len, *dtype)?;
+                let seconds = ours(&ops, &spec, layers, (depth, len), *dtype)?;
                 let bytes = match dtype {
                     KvDtype::F32 => 4.0,
                     KvDtype::Q8_0 => 34.0 / 32.0,

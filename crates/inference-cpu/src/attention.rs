@@ -336,7 +336,13 @@ impl<T: Stored> StepAttention<'_, T> {
         pack_queries(query, rows, head_dim, factor, packed);
 
         let seen = keys_of(sequence, &piece.queries, window);
+        let range_of =
+            |chunk: usize| seen.start.max(chunk * CHUNK)..seen.end.min((chunk + 1) * CHUNK);
+        let runs_of = |chunk: usize, runs: &mut Vec<_>| {
+            self.keys.runs(sequence, piece.kv_head, range_of(chunk), head_dim, runs)
+        };
         let mut runs = Vec::with_capacity(CHUNK / STRIP);
+        let mut ahead = Vec::with_capacity(CHUNK / STRIP);
         let mut visible = Vec::with_capacity(rows);
         let shared = self.plan.shared(piece);
         let merge = |into, from| {
@@ -350,9 +356,16 @@ impl<T: Stored> StepAttention<'_, T> {
         }
         let mut into = partials_at(so_far.as_mut_ptr(), rows, head_dim);
         for chunk in piece.chunks.clone() {
-            let first = chunk * CHUNK;
-            let range = seen.start.max(first)..seen.end.min(first + CHUNK);
-            self.keys.runs(sequence, piece.kv_head, range.clone(), head_dim, &mut runs)?;
+            let (first, range) = (chunk * CHUNK, range_of(chunk));
+            if chunk == piece.chunks.start {
+                runs_of(chunk, &mut runs)?;
+            } else {
+                std::mem::swap(&mut runs, &mut ahead);
+            }
+            ahead.clear();
+            if chunk + 1 < piece.chunks.end {
+                runs_of(chunk + 1, &mut ahead)?;
+            }
             visible.clear();
             for query in piece.queries.clone() {
                 let position = sequence.position + query;
@@ -367,6 +380,7 @@ impl<T: Stored> StepAttention<'_, T> {
             let partials = partials_at(partials, rows, head_dim);
             let args = ChunkArgs {
                 runs: &runs,
+                ahead: &ahead,
                 order: self.keys.order(),
                 value_stride: self.keys.value_stride(head_dim),
                 head_dim,

@@ -82,7 +82,9 @@
 //! they are first written. They are read in place, widened exactly in registers
 //! (8-bit groups of a long prefill once per chunk). The keys of 16 positions lie
 //! transposed, so that a score is a lane and nothing is added across lanes.
-//! One token at depth is shared out among threads by chunks of its keys.
+//! One token at depth is shared out among threads by chunks of its keys; memory
+//! is asked for values while scores are computed, and for the next chunk's keys
+//! while values are added.
 //!
 //! # Threads
 //!

@@ -24,7 +24,8 @@ pub(crate) const CHUNK: usize = 128;
 /// Keys that lie side by side, one lane each.
 pub(crate) const STRIP: usize = LANES;
 
-const STRIPS: usize = CHUNK / STRIP;
+/// Strips of one chunk.
+pub(super) const STRIPS: usize = CHUNK / STRIP;
 
 /// Rows of one register tile at most.
 const TILE_ROWS: usize = 6;
@@ -71,6 +72,9 @@ pub(crate) const fn padded_head(head_dim: usize) -> usize {
 pub(crate) struct ChunkArgs<'a, T> {
     /// They hold at least the keys that any row sees.
     pub(crate) runs: &'a [KeyRun<T>],
+    /// Those of the chunk that is computed next, which memory is asked for
+    /// meanwhile; none where there is none.
+    pub(crate) ahead: &'a [KeyRun<T>],
     pub(crate) order: KeyOrder,
     /// Items from one position's values to the next's, within a run.
     pub(crate) value_stride: usize,
@@ -138,11 +142,13 @@ pub(crate) unsafe fn chunk<T: Stored>(table: &Kernels, args: &ChunkArgs<'_, T>) 
     let tiles = args.order == KeyOrder::Tiles { width: STRIP };
     if tiles && args.head_dim.is_multiple_of(LANES) && args.rows.len() < T::WIDEN_ROWS {
         let none = Strip { keys: std::ptr::null::<T>(), values: std::ptr::null() };
-        let mut strips = [none; STRIPS];
-        for run in args.runs {
-            strips[run.first / STRIP] = Strip { keys: run.keys, values: run.values };
-        }
-        chunk_of_strips(table, args, &strips, args.value_stride);
+        let strips = strips_of(args.runs, &[none; STRIPS]);
+        // What the next chunk has not, it asks for where it is already.
+        let ahead = strips_of(args.ahead, &strips);
+        // One row of f32 takes what it reads as fast as memory gives it.
+        let pays = args.rows.len() * size_of::<f32>() * T::VALUES > size_of::<T>();
+        let ahead = pays.then_some(&ahead);
+        chunk_of_strips(table, args, &strips, args.value_stride, ahead);
     } else {
         let padded = padded_head(args.head_dim);
         let keys = args.scratch.add(TILE_ROWS * CHUNK);
@@ -154,11 +160,23 @@ pub(crate) unsafe fn chunk<T: Stored>(table: &Kernels, args: &ChunkArgs<'_, T>) 
             keys: keys.wrapping_add(strip * STRIP * args.head_dim).cast_const(),
             values: values.wrapping_add(strip * STRIP * padded).cast_const(),
         });
-        chunk_of_strips(table, args, &strips, padded);
+        chunk_of_strips(table, args, &strips, padded, None);
     }
 }
 
-/// The same over keys and values of type `S` in strips.
+/// The strips of runs that are whole ones, and `otherwise` where there is none.
+fn strips_of<T: Copy>(runs: &[KeyRun<T>], otherwise: &[Strip<T>; STRIPS]) -> [Strip<T>; STRIPS] {
+    let mut strips = *otherwise;
+    for run in runs {
+        strips[run.first / STRIP] = Strip { keys: run.keys, values: run.values };
+    }
+    strips
+}
+
+/// The same over keys and values of type `S` in strips. Where they are read in
+/// place, `ahead` are those of the next chunk: values are asked for while scores
+/// are computed, and the next keys while values are added, so that memory and
+/// arithmetic go on at the same time.
 ///
 /// # Safety
 ///
@@ -168,11 +186,14 @@ unsafe fn chunk_of_strips<T, S: Stored>(
     args: &ChunkArgs<'_, T>,
     strips: &[Strip<S>; STRIPS],
     value_stride: usize,
+    ahead: Option<&[Strip<S>; STRIPS]>,
 ) {
     let padded = padded_head(args.head_dim);
     let kernels = S::kernels(table);
     for (first, len) in row_tiles(args.rows.len()) {
         let rows = &args.rows[first..first + len];
+        // Other tiles find in cache what the first has read.
+        let ahead = ahead.filter(|_| first == 0);
         // What all rows see, and what any does.
         let (mut begin, mut end) = (0, CHUNK);
         let (mut from, mut to) = (CHUNK, 0);
@@ -190,6 +211,7 @@ unsafe fn chunk_of_strips<T, S: Stored>(
             strips,
             range: range.clone(),
             out: args.scratch,
+            request: ahead.is_some(),
         });
         (table.softmax)(&SoftmaxArgs {
             scores: args.scratch,
@@ -212,6 +234,7 @@ unsafe fn chunk_of_strips<T, S: Stored>(
                     rows,
                     keys,
                     out: values.wrapping_add(row * padded),
+                    ahead: ahead.filter(|_| rows == len && !args.ahead.is_empty()),
                 });
             }
         };

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::attention::{CHUNK, STRIP};
+use super::attention::{CHUNK, STRIP, STRIPS};
+use super::dense::prefetch;
 use super::part::Part;
 use super::stored::Stored;
 
@@ -33,6 +34,39 @@ const fn side_by_side(registers: usize, rows: usize) -> usize {
     }
 }
 
+/// What of the keys or values of a chunk's strips to ask memory for next. A
+/// share is what the positions of a strip have of one register's elements: each
+/// strip has as many as a row of values has registers.
+///
+/// In the order of addresses, a few lines at a time: what memory answers fastest.
+#[derive(Clone, Copy, Debug)]
+struct Requests {
+    strip: usize,
+    share: usize,
+    /// Of one strip.
+    shares: usize,
+}
+
+impl Requests {
+    /// Asks for `count` shares.
+    #[inline(always)]
+    fn ask<P: Part, T: Stored>(&mut self, strip: impl Fn(usize) -> *const T, count: usize) {
+        /// Bytes of a cache line.
+        const LINE: usize = 64;
+        let len = const { STRIP * P::WIDTH * size_of::<T>() / T::VALUES };
+        for _ in 0..count {
+            let at = strip(self.strip).cast::<u8>().wrapping_add(self.share * len);
+            for line in 0..len.div_ceil(LINE) {
+                prefetch(at.wrapping_add(line * LINE));
+            }
+            self.share += 1;
+            if self.share == self.shares {
+                (self.strip, self.share) = (self.strip + 1, 0);
+            }
+        }
+    }
+}
+
 /// Scores of a register tile's rows with the keys of some strips.
 #[derive(Debug)]
 pub(crate) struct ScoreArgs<'a, T> {
@@ -46,6 +80,8 @@ pub(crate) struct ScoreArgs<'a, T> {
     pub(super) range: Range<usize>,
     /// `[rows, CHUNK]`.
     pub(super) out: *mut f32,
+    /// Whether to ask for the strips' values meanwhile.
+    pub(super) request: bool,
 }
 
 /// # Safety
@@ -108,6 +144,10 @@ unsafe fn score_registers<
             let register = *at + s;
             tiles[s] = (strips[register / PARTS].keys, register % PARTS * P::WIDTH);
         }
+        // As many of the values as keys are read.
+        let blocks = head_dim / STRIP;
+        let (strip, share) = (*at / PARTS, *at % PARTS * blocks);
+        let mut requests = Requests { strip, share, shares: PARTS * blocks };
         let mut sums = [[P::splat(0.0); S]; R];
         let mut first = 0;
         while first < head_dim {
@@ -116,34 +156,42 @@ unsafe fn score_registers<
             for s in 0..S {
                 scales[s] = T::load_scales(tiles[s].0, STRIP, tiles[s].1, first);
             }
-            for element in first..end {
-                let queries = queries.add(element * R);
-                if R <= S {
-                    // Queries stay in registers, keys come one by one.
-                    let mut rows = [P::splat(0.0); R];
-                    for r in 0..R {
-                        rows[r] = P::splat(*queries.add(r));
-                    }
-                    for s in 0..S {
-                        let (tile, slot) = tiles[s];
-                        let keys = T::load_keys::<P>(tile, STRIP, slot, element, scales[s]);
+            let mut from = first;
+            while from < end {
+                let to = end.min(from + STRIP);
+                if args.request {
+                    requests.ask::<P, T>(|strip| strips[strip].values, S);
+                }
+                for element in from..to {
+                    let queries = queries.add(element * R);
+                    if R <= S {
+                        // Queries stay in registers, keys come one by one.
+                        let mut rows = [P::splat(0.0); R];
                         for r in 0..R {
-                            sums[r][s] = keys.fma(rows[r], sums[r][s]);
+                            rows[r] = P::splat(*queries.add(r));
                         }
-                    }
-                } else {
-                    let mut keys = [P::splat(0.0); S];
-                    for s in 0..S {
-                        let (tile, slot) = tiles[s];
-                        keys[s] = T::load_keys::<P>(tile, STRIP, slot, element, scales[s]);
-                    }
-                    for r in 0..R {
-                        let query = P::splat(*queries.add(r));
                         for s in 0..S {
-                            sums[r][s] = keys[s].fma(query, sums[r][s]);
+                            let (tile, slot) = tiles[s];
+                            let keys = T::load_keys::<P>(tile, STRIP, slot, element, scales[s]);
+                            for r in 0..R {
+                                sums[r][s] = keys.fma(rows[r], sums[r][s]);
+                            }
+                        }
+                    } else {
+                        let mut keys = [P::splat(0.0); S];
+                        for s in 0..S {
+                            let (tile, slot) = tiles[s];
+                            keys[s] = T::load_keys::<P>(tile, STRIP, slot, element, scales[s]);
+                        }
+                        for r in 0..R {
+                            let query = P::splat(*queries.add(r));
+                            for s in 0..S {
+                                sums[r][s] = keys[s].fma(query, sums[r][s]);
+                            }
                         }
                     }
                 }
+                from = to;
             }
             first = end;
         }
@@ -172,6 +220,9 @@ pub(crate) struct WeighArgs<'a, T> {
     pub(super) keys: Range<usize>,
     /// `[rows, padded]`; added to.
     pub(super) out: *mut f32,
+    /// Strips of whose keys to ask for, meanwhile, as much as there is of the
+    /// values: those of the next chunk.
+    pub(super) ahead: Option<&'a [Strip<T>; STRIPS]>,
 }
 
 /// # Safety
@@ -222,7 +273,7 @@ unsafe fn weigh_parts<P: Part, T: Stored, const R: usize, const V: usize>(
     args: &WeighArgs<'_, T>,
     at: &mut usize,
 ) {
-    let &WeighArgs { strips, stride, padded, weights, ref keys, out, .. } = args;
+    let &WeighArgs { strips, stride, padded, weights, ref keys, out, ahead, .. } = args;
     while *at + V <= padded / P::WIDTH {
         let first = *at * P::WIDTH;
         let mut sums = [[P::splat(0.0); V]; R];
@@ -231,9 +282,15 @@ unsafe fn weigh_parts<P: Part, T: Stored, const R: usize, const V: usize>(
                 sums[r][v] = P::load(out.add(r * padded + first + v * P::WIDTH));
             }
         }
+        let shares = padded / P::WIDTH;
+        let (strip, share) = (*at * STRIPS / shares, *at * STRIPS % shares);
+        let mut requests = Requests { strip, share, shares };
         let mut key = keys.start;
         while key < keys.end {
             let end = ((key / STRIP + 1) * STRIP).min(keys.end);
+            if let Some(ahead) = ahead {
+                requests.ask::<P, T>(|strip| ahead[strip].keys, V);
+            }
             let mut row = strips[key / STRIP].values.add(key % STRIP * stride);
             while key < end {
                 let weights = weights.add(key);

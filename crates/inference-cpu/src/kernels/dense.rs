@@ -96,7 +96,7 @@ impl Split {
 
 /// Asks for a line that will be read soon. Any address may be asked for.
 #[inline(always)]
-fn prefetch<T>(at: *const T) {
+pub(super) fn prefetch<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint, which faults nowhere; every x86-64 CPU has it.
     unsafe {
