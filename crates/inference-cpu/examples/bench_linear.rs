@@ -173,7 +173,7 @@ fn main() -> Result<()> {
     println!("kernels {}, {} threads, weight [{OUT}, {IN}]", ops.tier(), ops.threads());
     println!("memory is read at {:.1} GB/s", read_bandwidth(ops.threads()) / 1e9);
     let values: Vec<f32> = (0..OUT * IN).map(|i| ((i % 8191) as f32 - 4095.0) / 4095.0).collect();
-    for rows in [1, 4, 32, 512] {
+    for rows in [1, 4, 8, 16, 32, 64, 96, 128, 512] {
         let x: Vec<f32> = (0..rows * IN).map(|i| ((i % 1021) as f32 - 510.0) / 510.0).collect();
         let x = Tensor::from_vec(x, (rows, IN), &Device::Cpu).map_err(candle)?;
         let repeats = if rows >= 32 { 5 } else { 31 };

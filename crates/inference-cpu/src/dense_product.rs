@@ -218,6 +218,7 @@ impl<T: Element> Few<'_, T> {
         let args = FewArgs {
             x: self.x.as_ptr(),
             x_stride: *k,
+            x_step: 1,
             rows: self.rows,
             w: self.w[first * k * PANEL..].as_ptr(),
             k: *k,

@@ -4,10 +4,10 @@ use inference_candle::MatrixView;
 use inference_core::Result;
 
 use crate::dense_tiles::with_scratch;
-use crate::kernels::{FEW_ROWS, FewArgs, Kernels, PANEL, Split, TileArgs, TileEnd};
+use crate::kernels::{FewArgs, Kernels, PANEL, Split, TileArgs, TileEnd};
 
-/// Columns up to which rows that lie together are not packed: their panels
-/// stay in the first-level cache.
+/// Columns up to which rows are not packed: their panel stays in the first-level
+/// cache.
 const FEW_COLUMNS: usize = PANEL;
 
 /// Panels of `b` that are packed at a time.
@@ -33,7 +33,7 @@ pub(crate) fn multiply(
         if !add {
             c.fill(0.0);
         }
-    } else if !add && b.columns() <= FEW_COLUMNS && a.column_stride() == 1 {
+    } else if !add && b.columns() <= FEW_COLUMNS {
         few(kernels, a, b, c);
     } else {
         tiles(kernels, a, b, c, add);
@@ -70,27 +70,25 @@ fn few(kernels: &Kernels, a: &MatrixView<'_>, b: &MatrixView<'_>, c: &mut [f32])
     let (rows, k, n) = (a.rows(), a.columns(), b.columns());
     with_scratch(k * PANEL, |panel| {
         pack_panel(b, 0, 0, panel);
-        for first in (0..rows).step_by(FEW_ROWS) {
-            let rows = FEW_ROWS.min(rows - first);
-            let x = &a.values()[first * a.row_stride()..];
-            let out = &mut c[first * n..(first + rows) * n];
-            assert!(x.len() >= (rows - 1) * a.row_stride() + k, "a view is of what exists");
-            let args = FewArgs {
-                x: x.as_ptr(),
-                x_stride: a.row_stride(),
-                rows,
-                w: panel.as_ptr(),
-                k,
-                features: n,
-                bias: std::ptr::null(),
-                out: out.as_mut_ptr(),
-                out_stride: n,
-            };
-            // SAFETY: the table is for this CPU, checked where it was chosen; the
-            // extents were asserted, the panel is `[k, PANEL]`, and the output is
-            // `[rows, n]`.
-            unsafe { (kernels.f32.few)(&args) };
-        }
+        let (stride, step) = (a.row_stride(), a.column_stride());
+        let last = (rows - 1) * stride + (k - 1) * step;
+        assert!(a.values().len() > last && c.len() >= rows * n, "a view is of what exists");
+        let args = FewArgs {
+            x: a.values().as_ptr(),
+            x_stride: stride,
+            x_step: step,
+            rows,
+            w: panel.as_ptr(),
+            k,
+            features: n,
+            bias: std::ptr::null(),
+            out: c.as_mut_ptr(),
+            out_stride: n,
+        };
+        // SAFETY: the table is for this CPU, checked where it was chosen; the
+        // extents were asserted, the panel is `[k, PANEL]`, and the output is
+        // `[rows, n]`.
+        unsafe { (kernels.f32.few)(&args) };
     });
 }
 

@@ -11,8 +11,11 @@ use super::part::{Element, LANES, Part};
 pub(crate) const PANEL: usize = LANES;
 
 /// Rows up to which panels are read straight from memory and widened in
-/// registers.
-pub(crate) const FEW_ROWS: usize = 6;
+/// registers: widening a panel for all rows pays from there on.
+pub(crate) const FEW_ROWS: usize = 96;
+
+/// Most rows of a register tile of them.
+const FEW_TILE: usize = 6;
 
 /// Bytes of a panel that are asked for ahead of the arithmetic.
 const AHEAD: usize = 2048;
@@ -20,9 +23,11 @@ const AHEAD: usize = 2048;
 /// A few rows by some panels, straight from the weights.
 #[derive(Debug)]
 pub(crate) struct FewArgs<T> {
-    /// `[rows, x_stride]`, 1 to [`FEW_ROWS`] rows.
+    /// Element `i` of row `r` lies at `r * x_stride + i * x_step`.
     pub(crate) x: *const f32,
     pub(crate) x_stride: usize,
+    pub(crate) x_step: usize,
+    /// At least one.
     pub(crate) rows: usize,
     /// `[panels, k, PANEL]`: as many panels as hold `features`.
     pub(crate) w: *const T,
@@ -114,51 +119,64 @@ pub(super) fn prefetch<T>(at: *const T) {
 /// there, and nothing else writes that part of `out`.
 #[inline(always)]
 pub(super) unsafe fn few<P: Part, T: Element, const PARTS: usize>(args: &FewArgs<T>) {
-    debug_assert!((1..=FEW_ROWS).contains(&args.rows));
     let panels = args.features.div_ceil(PANEL);
     let mut panel = 0;
     // At least eight chains where there are as many, at most twelve registers.
-    match args.rows {
-        1 => {
-            while panel + 4 <= panels {
-                few_tile::<P, T, PARTS, 1, 4>(args, panel);
-                panel += 4;
-            }
-            if panel + 2 <= panels {
-                few_tile::<P, T, PARTS, 1, 2>(args, panel);
-                panel += 2;
-            }
+    if args.rows == 1 {
+        while panel + 4 <= panels {
+            few_tile::<P, T, PARTS, 1, 4>(args, panel, 0);
+            panel += 4;
         }
-        2 => {
-            while panel + 2 <= panels {
-                few_tile::<P, T, PARTS, 2, 2>(args, panel);
-                panel += 2;
-            }
+    }
+    if args.rows <= 3 || PARTS == 1 {
+        while panel + 2 <= panels {
+            few_tiles::<P, T, PARTS, 2>(args, panel);
+            panel += 2;
         }
-        3 => {
-            while panel + 2 <= panels {
-                few_tile::<P, T, PARTS, 3, 2>(args, panel);
-                panel += 2;
-            }
-        }
-        _ => {}
     }
     while panel < panels {
-        match args.rows {
-            1 => few_tile::<P, T, PARTS, 1, 1>(args, panel),
-            2 => few_tile::<P, T, PARTS, 2, 1>(args, panel),
-            3 => few_tile::<P, T, PARTS, 3, 1>(args, panel),
-            4 => few_tile::<P, T, PARTS, 4, 1>(args, panel),
-            5 => few_tile::<P, T, PARTS, 5, 1>(args, panel),
-            _ => few_tile::<P, T, PARTS, FEW_ROWS, 1>(args, panel),
-        }
+        few_tiles::<P, T, PARTS, 1>(args, panel);
         panel += 1;
+    }
+}
+
+/// All rows by some panels, which later tiles of rows find in cache.
+///
+/// # Safety
+///
+/// As [`few`]; the panels from `panel` on are in the call. With two panels there
+/// are three rows at most, or a panel is one register.
+#[inline(always)]
+unsafe fn few_tiles<P: Part, T: Element, const PARTS: usize, const PANELS: usize>(
+    args: &FewArgs<T>,
+    panel: usize,
+) {
+    let tiles = Split::new(args.rows, FEW_TILE);
+    for tile in 0..tiles.parts {
+        let row = tiles.start(tile);
+        // Of tiles with too many registers nothing is compiled.
+        match tiles.start(tile + 1) - row {
+            1 => few_tile::<P, T, PARTS, 1, PANELS>(args, panel, row),
+            2 => few_tile::<P, T, PARTS, 2, PANELS>(args, panel, row),
+            3 => few_tile::<P, T, PARTS, 3, PANELS>(args, panel, row),
+            4 if PANELS == 1 || PARTS == 1 => {
+                few_tile::<P, T, PARTS, 4, PANELS>(args, panel, row);
+            }
+            5 if PANELS == 1 || PARTS == 1 => {
+                few_tile::<P, T, PARTS, 5, PANELS>(args, panel, row);
+            }
+            _ if PANELS == 1 || PARTS == 1 => {
+                few_tile::<P, T, PARTS, FEW_TILE, PANELS>(args, panel, row);
+            }
+            _ => debug_assert!(false, "no such tile has more than three rows"),
+        }
     }
 }
 
 /// # Safety
 ///
-/// As [`few`], for `ROWS` rows; the panels from `panel` on are in the call.
+/// As [`few`], for `ROWS` rows from `row` on; the panels from `panel` on are in
+/// the call.
 #[inline(always)]
 unsafe fn few_tile<
     P: Part,
@@ -169,12 +187,13 @@ unsafe fn few_tile<
 >(
     args: &FewArgs<T>,
     panel: usize,
+    row: usize,
 ) {
     /// Steps of k between requests for memory.
     const STEPS: usize = 4;
     let mut x = [args.x; ROWS];
     for r in 0..ROWS {
-        x[r] = args.x.add(r * args.x_stride);
+        x[r] = args.x.add((row + r) * args.x_stride);
     }
     let mut w = [args.w; PANELS];
     for p in 0..PANELS {
@@ -190,18 +209,18 @@ unsafe fn few_tile<
             }
         }
         for step in 0..STEPS {
-            few_step::<P, T, PARTS, ROWS, PANELS>(&x, &w, at + step, &mut sums);
+            few_step::<P, T, PARTS, ROWS, PANELS>(&x, args.x_step, &w, at + step, &mut sums);
         }
         at += STEPS;
     }
     while at < args.k {
-        few_step::<P, T, PARTS, ROWS, PANELS>(&x, &w, at, &mut sums);
+        few_step::<P, T, PARTS, ROWS, PANELS>(&x, args.x_step, &w, at, &mut sums);
         at += 1;
     }
     for p in 0..PANELS {
         let feature = (panel + p) * PANEL;
         for r in 0..ROWS {
-            let out = args.out.add(r * args.out_stride + feature);
+            let out = args.out.add((row + r) * args.out_stride + feature);
             let bias = if args.bias.is_null() { args.bias } else { args.bias.add(feature) };
             write::<P, PARTS>(sums[r][p], bias, out, PANEL.min(args.features - feature));
         }
@@ -220,6 +239,7 @@ unsafe fn few_step<
     const PANELS: usize,
 >(
     x: &[*const f32; ROWS],
+    x_step: usize,
     w: &[*const T; PANELS],
     at: usize,
     sums: &mut [[[P; PARTS]; PANELS]; ROWS],
@@ -230,7 +250,7 @@ unsafe fn few_step<
             weights[part] = T::load::<P>(w[p].add(at * PANEL + part * P::WIDTH));
         }
         for r in 0..ROWS {
-            let activation = P::splat(*x[r].add(at));
+            let activation = P::splat(*x[r].add(at * x_step));
             for part in 0..PARTS {
                 sums[r][p][part] = activation.fma(weights[part], sums[r][p][part]);
             }
