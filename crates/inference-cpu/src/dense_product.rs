@@ -12,7 +12,7 @@ use inference_core::{Error, Result};
 use crate::activations::Activations;
 use crate::dense_tiles::{PanelTiles, TiledProduct, interleave};
 use crate::dense_transposed::{Transposed, decode_panels};
-use crate::kernels::{Element, FEW_ROWS, FewArgs, Kernels, PANEL};
+use crate::kernels::{Element, FEW_ROWS, FEW_TILE, FewArgs, Kernels, PANEL};
 use crate::linear::{Pieces, Product, SharedOut, bias_of, compute_all, invalid, matrix};
 use crate::packing::pack_panels;
 use crate::view::{AnyFloats, Contiguous, shapes};
@@ -188,8 +188,10 @@ impl DenseProduct {
                 && w.len() == panels * k * PANEL,
             "the caller checks shapes"
         );
-        // Groups of four panels where each thread gets several of them.
-        let most = (TASK_BYTES / (k * PANEL * size_of::<T>())).clamp(4, 64).next_multiple_of(4);
+        // Groups of four panels where each thread gets several of them; more where they
+        // are asked for ahead of each other, which the first of a task is not.
+        let bytes = if rows > FEW_TILE { 4 * TASK_BYTES } else { TASK_BYTES };
+        let most = (bytes / (k * PANEL * size_of::<T>())).clamp(4, 64).next_multiple_of(4);
         let group = (panels / (self.workers.threads() * 8)).clamp(2, most);
         let group = if group < 4 { 2 } else { group / 4 * 4 };
         let out = SharedOut(out.as_mut_ptr());

@@ -95,7 +95,7 @@ pub(crate) use attention::{
 };
 pub(crate) use attention_tiles::{ScoreArgs, WeighArgs};
 pub(crate) use blocks::BlockArgs;
-pub(crate) use dense::{FEW_ROWS, FewArgs, PANEL, Split, TileArgs, TileEnd};
+pub(crate) use dense::{FEW_ROWS, FEW_TILE, FewArgs, PANEL, Split, TileArgs, TileEnd};
 pub(crate) use packed::{Chunk32, Chunk256, PackedArgs, PackedKernels};
 pub(crate) use part::{Element, GROUP};
 pub(crate) use stored::{KeyRows, Q8Block, StoreArgs, Stored};

@@ -57,7 +57,7 @@ impl Requests {
         for _ in 0..count {
             let at = strip(self.strip).cast::<u8>().wrapping_add(self.share * len);
             for line in 0..len.div_ceil(LINE) {
-                prefetch(at.wrapping_add(line * LINE));
+                prefetch::<true>(at.wrapping_add(line * LINE));
             }
             self.share += 1;
             if self.share == self.shares {

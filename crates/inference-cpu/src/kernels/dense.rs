@@ -14,8 +14,9 @@ pub(crate) const PANEL: usize = LANES;
 /// registers: widening a panel for all rows pays from there on.
 pub(crate) const FEW_ROWS: usize = 96;
 
-/// Most rows of a register tile of them.
-const FEW_TILE: usize = 6;
+/// Most rows of a register tile of them: with six, AVX2 has a register to spare,
+/// and sums end up in memory.
+pub(crate) const FEW_TILE: usize = 5;
 
 /// Bytes of a panel that are asked for ahead of the arithmetic.
 const AHEAD: usize = 2048;
@@ -99,13 +100,19 @@ impl Split {
     }
 }
 
-/// Asks for a line that will be read soon. Any address may be asked for.
+/// Asks for a line that will be read soon, into the first-level cache, `NEAR`, or
+/// the second. Any address may be asked for.
 #[inline(always)]
-pub(super) fn prefetch<T>(at: *const T) {
+pub(super) fn prefetch<const NEAR: bool>(at: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint, which faults nowhere; every x86-64 CPU has it.
     unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        if NEAR {
+            _mm_prefetch::<_MM_HINT_T0>(at.cast());
+        } else {
+            _mm_prefetch::<_MM_HINT_T1>(at.cast());
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
@@ -121,62 +128,74 @@ pub(super) fn prefetch<T>(at: *const T) {
 pub(super) unsafe fn few<P: Part, T: Element, const PARTS: usize>(args: &FewArgs<T>) {
     let panels = args.features.div_ceil(PANEL);
     let mut panel = 0;
-    // At least eight chains where there are as many, at most twelve registers.
+    // At least eight chains where there are as many, at most twelve registers of sums.
     if args.rows == 1 {
         while panel + 4 <= panels {
-            few_tile::<P, T, PARTS, 1, 4>(args, panel, 0);
+            few_tile::<P, T, PARTS, 1, 4, true>(args, panel, 0, 1);
             panel += 4;
         }
     }
-    if args.rows <= 3 || PARTS == 1 {
+    if args.rows <= 3 {
         while panel + 2 <= panels {
-            few_tiles::<P, T, PARTS, 2>(args, panel);
+            few_tiles::<P, T, PARTS, 2, true>(args, panel);
             panel += 2;
         }
     }
     while panel < panels {
-        few_tiles::<P, T, PARTS, 1>(args, panel);
-        panel += 1;
+        if args.rows <= FEW_TILE {
+            few_tiles::<P, T, PARTS, 1, true>(args, panel);
+            panel += 1;
+        } else if PARTS == 1 && panel + 2 <= panels {
+            few_tiles::<P, T, PARTS, 2, false>(args, panel);
+            panel += 2;
+        } else {
+            few_tiles::<P, T, PARTS, 1, false>(args, panel);
+            panel += 1;
+        }
     }
 }
 
-/// All rows by some panels, which later tiles of rows find in cache.
+/// All rows by some panels, which all tiles of rows but the first find in cache.
 ///
 /// # Safety
 ///
 /// As [`few`]; the panels from `panel` on are in the call. With two panels there
-/// are three rows at most, or a panel is one register.
+/// are three rows at most, or a panel is one register; `LONE` says that there is
+/// one tile.
 #[inline(always)]
-unsafe fn few_tiles<P: Part, T: Element, const PARTS: usize, const PANELS: usize>(
+unsafe fn few_tiles<
+    P: Part,
+    T: Element,
+    const PARTS: usize,
+    const PANELS: usize,
+    const LONE: bool,
+>(
     args: &FewArgs<T>,
     panel: usize,
 ) {
     let tiles = Split::new(args.rows, FEW_TILE);
     for tile in 0..tiles.parts {
-        let row = tiles.start(tile);
         // Of tiles with too many registers nothing is compiled.
-        match tiles.start(tile + 1) - row {
-            1 => few_tile::<P, T, PARTS, 1, PANELS>(args, panel, row),
-            2 => few_tile::<P, T, PARTS, 2, PANELS>(args, panel, row),
-            3 => few_tile::<P, T, PARTS, 3, PANELS>(args, panel, row),
+        match tiles.start(tile + 1) - tiles.start(tile) {
+            1 if LONE => few_tile::<P, T, PARTS, 1, PANELS, LONE>(args, panel, tile, tiles.parts),
+            2 if LONE => few_tile::<P, T, PARTS, 2, PANELS, LONE>(args, panel, tile, tiles.parts),
+            3 => few_tile::<P, T, PARTS, 3, PANELS, LONE>(args, panel, tile, tiles.parts),
             4 if PANELS == 1 || PARTS == 1 => {
-                few_tile::<P, T, PARTS, 4, PANELS>(args, panel, row);
+                few_tile::<P, T, PARTS, 4, PANELS, LONE>(args, panel, tile, tiles.parts);
             }
-            5 if PANELS == 1 || PARTS == 1 => {
-                few_tile::<P, T, PARTS, 5, PANELS>(args, panel, row);
+            FEW_TILE if PANELS == 1 || PARTS == 1 => {
+                few_tile::<P, T, PARTS, FEW_TILE, PANELS, LONE>(args, panel, tile, tiles.parts);
             }
-            _ if PANELS == 1 || PARTS == 1 => {
-                few_tile::<P, T, PARTS, FEW_TILE, PANELS>(args, panel, row);
-            }
-            _ => debug_assert!(false, "no such tile has more than three rows"),
+            rows => debug_assert!(false, "there is no tile of {rows} rows"),
         }
     }
 }
 
+/// A tile of `tiles`.
+///
 /// # Safety
 ///
-/// As [`few`], for `ROWS` rows from `row` on; the panels from `panel` on are in
-/// the call.
+/// As [`few_tiles`]; the tile has `ROWS` rows.
 #[inline(always)]
 unsafe fn few_tile<
     P: Part,
@@ -184,38 +203,50 @@ unsafe fn few_tile<
     const PARTS: usize,
     const ROWS: usize,
     const PANELS: usize,
+    const LONE: bool,
 >(
     args: &FewArgs<T>,
     panel: usize,
-    row: usize,
+    tile: usize,
+    tiles: usize,
 ) {
     /// Steps of k between requests for memory.
     const STEPS: usize = 4;
+    let (row, k) = (Split { len: args.rows, parts: tiles }.start(tile), args.k);
     let mut x = [args.x; ROWS];
     for r in 0..ROWS {
         x[r] = args.x.add((row + r) * args.x_stride);
     }
     let mut w = [args.w; PANELS];
     for p in 0..PANELS {
-        w[p] = args.w.add((panel + p) * args.k * PANEL);
+        w[p] = args.w.add((panel + p) * k * PANEL);
     }
+    // A lone tile asks for what it reads next. Several ask for the next panels, a
+    // part each: the first would wait for memory, and the others not use it.
+    let bytes = PANEL * size_of::<T>();
+    let lines = (STEPS * bytes).div_ceil(if LONE { 64 } else { 128 });
+    let first = if LONE { AHEAD } else { PANELS * k * bytes + k * bytes * tile / tiles };
+    let next = STEPS * bytes / if LONE { 1 } else { tiles };
+    let mut ahead = w.map(|w| w.cast::<u8>().wrapping_add(first));
     let mut sums = [[[P::splat(0.0); PARTS]; PANELS]; ROWS];
-    let mut at = 0;
-    while at + STEPS <= args.k {
+    let mut i = 0;
+    for _ in 0..k / STEPS {
         for p in 0..PANELS {
-            let ahead = w[p].add(at * PANEL).cast::<u8>().wrapping_add(AHEAD);
-            for line in 0..(STEPS * PANEL * size_of::<T>()).div_ceil(64) {
-                prefetch(ahead.wrapping_add(line * 64));
+            for line in 0..lines {
+                prefetch::<LONE>(ahead[p].wrapping_add(line * 64));
             }
+            ahead[p] = ahead[p].wrapping_add(next);
         }
-        for step in 0..STEPS {
-            few_step::<P, T, PARTS, ROWS, PANELS>(&x, args.x_step, &w, at + step, &mut sums);
+        for _ in 0..STEPS {
+            few_step(&x, i, &w, &mut sums);
+            i += args.x_step;
+            w = w.map(|w| w.wrapping_add(PANEL));
         }
-        at += STEPS;
     }
-    while at < args.k {
-        few_step::<P, T, PARTS, ROWS, PANELS>(&x, args.x_step, &w, at, &mut sums);
-        at += 1;
+    for _ in 0..k % STEPS {
+        few_step(&x, i, &w, &mut sums);
+        i += args.x_step;
+        w = w.map(|w| w.wrapping_add(PANEL));
     }
     for p in 0..PANELS {
         let feature = (panel + p) * PANEL;
@@ -227,9 +258,12 @@ unsafe fn few_tile<
     }
 }
 
+/// One step of k.
+///
 /// # Safety
 ///
-/// As [`few_tile`]; `at` is less than k.
+/// As [`few_tile`]; an activation lies `i` after each of `x`, and the panels'
+/// weights begin at `w`.
 #[inline(always)]
 unsafe fn few_step<
     P: Part,
@@ -239,18 +273,17 @@ unsafe fn few_step<
     const PANELS: usize,
 >(
     x: &[*const f32; ROWS],
-    x_step: usize,
+    i: usize,
     w: &[*const T; PANELS],
-    at: usize,
     sums: &mut [[[P; PARTS]; PANELS]; ROWS],
 ) {
     for p in 0..PANELS {
         let mut weights = [P::splat(0.0); PARTS];
         for part in 0..PARTS {
-            weights[part] = T::load::<P>(w[p].add(at * PANEL + part * P::WIDTH));
+            weights[part] = T::load::<P>(w[p].add(part * P::WIDTH));
         }
         for r in 0..ROWS {
-            let activation = P::splat(*x[r].add(at * x_step));
+            let activation = P::splat(*x[r].add(i));
             for part in 0..PARTS {
                 sums[r][p][part] = activation.fma(weights[part], sums[r][p][part]);
             }
