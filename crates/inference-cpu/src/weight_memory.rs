@@ -111,7 +111,7 @@ impl Region {
         }
         let len = len.checked_next_multiple_of(HUGE)?.checked_add(HUGE)?;
         let mut map = MmapMut::map_anon(len).ok()?;
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", not(miri)))]
         if let Err(error) = map.advise(memmap2::Advice::HugePage) {
             tracing::debug!(%error, "no huge pages for weights");
         }
