@@ -6,8 +6,8 @@ use inference_core::Result;
 use crate::dense_tiles::with_scratch;
 use crate::kernels::{FewArgs, Kernels, PANEL, Split, TileArgs, TileEnd};
 
-/// Columns up to which rows are not packed: their panel stays in the first-level
-/// cache.
+/// Columns up to which rows that lie together are not packed: their panels
+/// stay in the first-level cache.
 const FEW_COLUMNS: usize = PANEL;
 
 /// Panels of `b` that are packed at a time.
@@ -33,7 +33,7 @@ pub(crate) fn multiply(
         if !add {
             c.fill(0.0);
         }
-    } else if !add && b.columns() <= FEW_COLUMNS {
+    } else if !add && b.columns() <= FEW_COLUMNS && a.column_stride() == 1 {
         few(kernels, a, b, c);
     } else {
         tiles(kernels, a, b, c, add);
