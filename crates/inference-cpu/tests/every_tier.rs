@@ -6,11 +6,12 @@
 
 #[path = "support/random.rs"]
 mod random;
+#[path = "support/stored.rs"]
+mod stored;
 
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use half::{bf16, f16};
 use inference_candle::{
     Activation, AttentionSpec, BatchView, KvCache, KvLayout, Ops, Weight, WeightType,
 };
@@ -20,6 +21,7 @@ use inference_engine::StepSequence;
 use inference_gguf::BlockType;
 
 use random::Random;
+use stored::stored;
 
 fn ops(tier: Tier) -> CpuOps {
     CpuOps::new(&CpuOptions::new().with_tier(tier).with_threads(1)).unwrap()
@@ -58,42 +60,20 @@ impl Random {
     }
 }
 
-/// Bytes that any element may begin at.
-struct Aligned(Vec<u64>);
-
-impl AsRef<[u8]> for Aligned {
-    fn as_ref(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.0)
-    }
-}
-
-/// The elements of a tensor as a checkpoint holds them.
-fn stored(tensor: &Tensor) -> Weight {
-    let values: Vec<f32> =
-        tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-    let mut bytes: Vec<u8> = match tensor.dtype() {
-        DType::F16 => values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect(),
-        DType::BF16 => values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),
-        _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
-    };
-    let range = 0..bytes.len();
-    bytes.resize(bytes.len().next_multiple_of(8), 0);
-    let words = bytes.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
-    let kind = WeightType::Dense(tensor.dtype());
-    Weight::stored("w", tensor.dims().to_vec(), kind, Arc::new(Aligned(words)), range).unwrap()
-}
-
 #[test]
 fn dense_weights() {
     let random = &mut Random(3);
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         // More than a panel and a tile's rows, with tails; and few rows.
         for (rows, k, n) in [(1, 37, 35), (3, 20, 16), (7, 33, 50), (13, 18, 33)] {
-            let tensor = random.tensor(&[n, k]).to_dtype(dtype).unwrap();
+            let values: Vec<f32> = (0..n * k).map(|_| random.number()).collect();
+            let packed = stored(&values, &[n, k], dtype, 0);
+            let tensor = Tensor::from_vec(values, (n, k), &Device::Cpu).unwrap();
+            let changing = Weight::from_tensor("w", tensor.to_dtype(dtype).unwrap());
             let x = random.tensor(&[rows, k]);
             let bias = Weight::from_tensor("b", random.tensor(&[n]));
             // One that is packed, and one that may change.
-            for weight in [stored(&tensor), Weight::from_tensor("w", tensor)] {
+            for weight in [packed, changing] {
                 compare(&format!("{weight:?}, {rows} rows"), |ops| {
                     ops.linear(&weight, Some(&bias)).unwrap().forward(&x).unwrap()
                 });
